@@ -1,0 +1,1 @@
+"""Everything DingTalk tells us: receive, store, and carry events to their destinations."""

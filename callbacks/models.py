@@ -1,0 +1,167 @@
+"""The rows: what DingTalk told us (Event), to whom it is owed (Delivery), and each try at that (Attempt)."""
+
+import hashlib
+
+from typing import Any, ClassVar
+
+from django.db import models, transaction
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+from callbacks.dingcrypto import CallbackError
+
+
+class Event(models.Model):
+    """One thing DingTalk told us; never changed after it is stored. Only `callbacks.inbox` makes them."""
+
+    class Source(models.TextChoices):
+        """How we came to know of it."""
+
+        CALLBACK = "callback", _("callback")
+        FAILED_LIST = "failed_list", _("failed list")
+        RECONCILE = "reconcile", _("reconcile")
+
+    event_type = models.CharField(_("event type"), max_length=128)
+    corp_id = models.CharField(_("corp id"), max_length=128, blank=True)
+    identity = models.CharField(_("identity"), max_length=100, unique=True)
+    subject = models.CharField(_("subject"), max_length=255, blank=True)
+    payload = models.JSONField(_("payload"))
+    body = models.TextField(_("decrypted text"))
+    source = models.CharField(_("source"), max_length=16, choices=Source.choices, default=Source.CALLBACK)
+    received_at = models.DateTimeField(_("received at"), db_default=Now())
+
+    class Meta:
+        """Names and indexes."""
+
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
+        ordering = ("-id",)
+        indexes: ClassVar = [
+            models.Index(fields=["event_type", "-id"], name="event_type_newest"),
+            models.Index(fields=["subject", "id"], name="event_subject"),
+            models.Index(fields=["received_at"], name="event_received"),
+        ]
+
+    def __str__(self) -> str:
+        return f"#{self.pk} {self.event_type}"
+
+    def save(self, **kwargs: Any) -> None:
+        """Insert the row; an event that is stored is a fact and can't be changed."""
+        if not self._state.adding:
+            raise TypeError("an Event is a fact and is never changed; nothing may save it twice")
+        super().save(**kwargs)
+
+
+class DeliveryQuerySet(models.QuerySet["Delivery"]):
+    """What can be said of many deliveries."""
+
+    def pending(self) -> "DeliveryQuerySet":
+        """Keep those that are still owed."""
+        return self.filter(state=Delivery.State.PENDING)
+
+    def free(self) -> "DeliveryQuerySet":
+        """Keep those that no worker holds."""
+        return self.filter(models.Q(leased_until=None) | models.Q(leased_until__lte=Now()))
+
+    def due(self) -> "DeliveryQuerySet":
+        """Keep those whose time has come and that no worker holds."""
+        return self.pending().filter(next_attempt_at__lte=Now()).free()
+
+
+class Delivery(models.Model):
+    """One event owed to one destination (`handler:<dotted path>` or `endpoint:<id>`)."""
+
+    class State(models.TextChoices):
+        """What became of it."""
+
+        PENDING = "pending", _("pending")
+        DELIVERED = "delivered", _("delivered")
+        DEAD = "dead", _("dead")
+
+    event = models.ForeignKey(Event, models.CASCADE, related_name="deliveries", verbose_name=_("event"))
+    destination = models.CharField(_("destination"), max_length=255)
+    subject = models.CharField(_("subject"), max_length=255, blank=True)
+    state = models.CharField(_("state"), max_length=16, choices=State.choices, default=State.PENDING)
+    attempts = models.PositiveIntegerField(_("attempts made"), default=0)
+    result = models.JSONField(_("result"), null=True, blank=True)
+    next_attempt_at = models.DateTimeField(_("next attempt at"), null=True, blank=True)
+    last_error = models.TextField(_("last error"), blank=True)
+    created_at = models.DateTimeField(_("created at"), db_default=Now())
+    settled_at = models.DateTimeField(_("settled at"), null=True, blank=True)
+    lease_token = models.UUIDField(null=True, editable=False)
+    leased_until = models.DateTimeField(null=True, editable=False)
+
+    objects = DeliveryQuerySet.as_manager()
+    attempt_set: models.Manager["Attempt"]
+
+    class Meta:
+        """Names, constraints and indexes."""
+
+        verbose_name = _("delivery")
+        verbose_name_plural = _("deliveries")
+        ordering = ("-id",)
+        permissions: ClassVar = [("redeliver_delivery", _("Can redeliver"))]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["event", "destination"], name="delivery_owed_once"),
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["next_attempt_at", "id"], name="delivery_due", condition=models.Q(state="pending")
+            ),
+            models.Index(fields=["state", "-id"], name="delivery_state_newest"),
+            models.Index(fields=["destination", "-id"], name="delivery_destination_newest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"#{self.pk} {self.destination}"
+
+    @property
+    def idempotency_key(self) -> str:
+        """Return a key that is the same on each attempt at this delivery and on no other."""
+        return hashlib.sha256(f"{self.event.identity}\n{self.destination}".encode()).hexdigest()[:32]
+
+    def keep(self, result: dict[str, Any]) -> None:
+        """Commit `result` at once, so that a later attempt finds it even if this one fails.
+
+        For handlers outside a transaction; raises LeaseLost where another worker has taken the delivery over.
+        """
+        if transaction.get_connection().in_atomic_block:
+            raise RuntimeError("keep() commits at once, which an atomic handler can't; return the dict instead")
+        held = Delivery.objects.filter(pk=self.pk, lease_token=self.lease_token)
+        if self.lease_token is None or not held.update(result=result):
+            raise LeaseLost(f"delivery {self.pk} is held by another worker")
+        self.result = result
+
+
+class LeaseLost(CallbackError):
+    """Another worker has taken the delivery over; nothing of this attempt counts."""
+
+
+class Attempt(models.Model):
+    """One try at a delivery, written when it starts."""
+
+    class Outcome(models.TextChoices):
+        """How it ended; the first while it runs."""
+
+        RUNNING = "running", _("running")
+        DELIVERED = "delivered", _("delivered")
+        FAILED = "failed", _("failed")
+        STOPPED = "stopped", _("worker stopped")
+        LOST = "lost", _("worker lost")
+
+    delivery = models.ForeignKey(Delivery, models.CASCADE, verbose_name=_("delivery"))
+    worker = models.CharField(_("worker"), max_length=128)
+    started_at = models.DateTimeField(_("started at"), db_default=Now())
+    finished_at = models.DateTimeField(_("finished at"), null=True, blank=True)
+    outcome = models.CharField(_("outcome"), max_length=16, choices=Outcome.choices, default=Outcome.RUNNING)
+    error = models.TextField(_("error"), blank=True)
+
+    class Meta:
+        """Names."""
+
+        verbose_name = _("attempt")
+        verbose_name_plural = _("attempts")
+        ordering = ("-id",)
+
+    def __str__(self) -> str:
+        return f"#{self.pk}"

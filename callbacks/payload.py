@@ -1,0 +1,203 @@
+"""What a payload says: event type, corp id, identity (dedupe) and subject (order). Pure: no Django, no I/O.
+
+DingTalk has written the same fields in several ways over the years (`UserId`, `userId`, `userid`), so keys are looked
+up without regard to case, and nothing but `EventType` is required.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from callbacks.dingcrypto import RefusedPush
+
+MAX_EVENT_TYPE = 128
+MAX_DEPTH = 500
+MAX_SUBJECT = 200
+
+APPROVAL_TYPES = ("bpms_instance_change", "bpms_task_change")
+# Answered with `success` and never stored: DingTalk asks whether the address works.
+VALIDATION_TYPES = ("check_url", "check_create_suite_url", "check_update_suite_url")
+
+_TIMES = ("timestamp", "eventtime", "event_time")
+_SUBJECTS = (
+    ("instance", ("processinstanceid",)),
+    ("chat", ("openconversationid", "chatid")),
+    ("user", ("userid", "useridlist", "staffid")),
+    ("dept", ("deptid",)),
+)
+
+
+class MalformedPayload(RefusedPush):
+    """The decrypted text is no JSON object with a usable `EventType`."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A decrypted push, read: `data` is what a database can hold of it, `body` the text exactly as it came."""
+
+    event_type: str
+    corp_id: str
+    identity: str
+    subject: str
+    data: dict[str, Any]
+    body: str
+
+    @property
+    def is_validation(self) -> bool:
+        """Tell whether DingTalk only asks if the address works."""
+        return self.event_type in VALIDATION_TYPES
+
+
+def read(body: str, salt: str) -> Payload:
+    """Read a decrypted text.
+
+    `salt` sets apart two payloads that carry neither an id nor a time: a push gives its timestamp and nonce, an entry
+    of the failed list its place there. Raises MalformedPayload.
+    """
+    data = parse(body)
+    fields = Fields(data)
+    corp = corp_id(data)
+    return Payload(event_type(data), corp, identity(fields, corp, salt), subject(fields, corp), data, body)
+
+
+def parse(body: str) -> dict[str, Any]:
+    """Return the JSON object in `body`, with what a database refuses replaced: U+0000 and lone surrogates by U+FFFD,
+    NaN, infinities and floats out of range by their text. Raises MalformedPayload.
+    """
+    try:
+        data = json.loads(body, parse_constant=str, parse_float=_float_or_text)
+    except RecursionError:
+        raise MalformedPayload(f"the payload is nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError:  # no JSON, or an integer with more digits than Python converts
+        raise MalformedPayload("the payload is not JSON that can be read") from None
+    if not isinstance(data, dict):
+        raise MalformedPayload("the payload is not a JSON object")
+    cleaned: dict[str, Any] = _clean(data, MAX_DEPTH)
+    return cleaned
+
+
+class Fields:
+    """A payload's top-level values by lower-case key; of two spellings the first in the payload counts."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._values: dict[str, Any] = {}
+        for key, value in data.items():
+            self._values.setdefault(key.lower(), value)
+
+    def canonical(self) -> dict[str, Any]:
+        """Return every value by its lower-case key."""
+        return self._values
+
+    def get(self, name: str) -> Any:
+        """Return the value of `name` in any spelling, or None."""
+        return self._values.get(name.lower())
+
+    def text(self, *names: str) -> str:
+        """Return the first of the named values that is a non-empty string or a number, as text; else ''."""
+        for name in names:
+            value = self.get(name)
+            if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value not in ("", 0):
+                return str(value)
+        return ""
+
+
+def event_type(data: Mapping[str, Any]) -> str:
+    """Return the `EventType`: that exact spelling first, since some events carry an `eventType` of another meaning."""
+    value = data["EventType"] if "EventType" in data else Fields(data).get("EventType")
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_EVENT_TYPE:
+        raise MalformedPayload(f"`EventType` must be a string of 1 to {MAX_EVENT_TYPE} characters")
+    return value
+
+
+def corp_id(data: Mapping[str, Any]) -> str:
+    """Return the corp id from the top, or from the first of `DataList`; '' where there is none."""
+    fields = Fields(data)
+    found = Fields({"CorpId": data.get("CorpId")}).text("CorpId") or fields.text("CorpId")
+    rows = fields.get("DataList")
+    if not found and isinstance(rows, list) and rows and isinstance(rows[0], dict):
+        found = Fields(rows[0]).text("CorpId")
+    return found[:MAX_EVENT_TYPE]
+
+
+def identity(fields: Fields, corp: str, salt: str) -> str:
+    """Return what makes two pushes the same event.
+
+    An approval's business key, so that a push, its copy in the failed list and a twin under another `eventId` are one;
+    else corp and `eventId`; else a fingerprint, salted where the payload carries no time.
+    """
+    key = _approval_key(fields)
+    if key:
+        return f"approval:{_digest(key)}"
+    event_id = fields.text("eventId")
+    if event_id:
+        return f"event-id:{_digest([corp, event_id])}"
+    times = (*_TIMES, "createtime", "finishtime") if fields.text("EventType") in APPROVAL_TYPES else _TIMES
+    return f"fingerprint:{_digest([fields.canonical(), '' if fields.text(*times) else salt])}"
+
+
+def subject(fields: Fields, corp: str) -> str:
+    """Return `<corp>:<kind>:<id>`, what the event is about, or '' where it is about nothing that has an order.
+
+    Several users (departments) in one event are a subject of their own.
+    """
+    for kind, names in _SUBJECTS:
+        for name in names:
+            ids = _ids(fields.get(name))
+            if ids:
+                text = f"{corp}:{kind}:{','.join(ids)}"
+                return text if len(text) <= MAX_SUBJECT else f"{corp[:80]}:{kind}:{_digest(ids)}"
+    return ""
+
+
+def _approval_key(fields: Fields) -> list[str]:
+    kind, change = fields.text("EventType"), fields.text("type")
+    instance = fields.text("processInstanceId")
+    created, finished = fields.text("createTime"), fields.text("finishTime")
+    if kind not in APPROVAL_TYPES or not instance or not change or change == "comment" or not (created or finished):
+        return []
+    key = [kind, instance, change, fields.text("result")]
+    if kind == "bpms_instance_change":
+        return [*key, finished or created]
+    return [*key, fields.text("taskId"), fields.text("staffId"), created, finished]
+
+
+def _ids(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return sorted({str(v) for v in values if isinstance(v, (str, int)) and not isinstance(v, bool) and v != ""})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=True, sort_keys=True).encode()).hexdigest()
+
+
+def _float_or_text(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
+
+
+def _clean(value: Any, depth: int) -> Any:
+    """Return `value` without what a database refuses; plain loops, so that a level costs one frame of the stack."""
+    if isinstance(value, str):
+        return _clean_text(value)
+    if not isinstance(value, (dict, list)):
+        return value
+    if depth == 0:
+        raise MalformedPayload(f"the payload is nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            value[index] = _clean(item, depth - 1)
+        return value
+    cleaned = {}
+    for key, item in value.items():
+        cleaned[_clean_text(key)] = _clean(item, depth - 1)
+    return cleaned
+
+
+def _clean_text(text: str) -> str:
+    if text.isprintable():
+        return text
+    replaced = text.replace("\x00", "\ufffd")
+    return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in replaced)

@@ -1,0 +1,86 @@
+"""Which handlers want which events: `router.on("user_add_org")`. Pure: no Django, no I/O."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
+
+from callbacks.payload import Fields
+
+HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., dict[str, Any] | None])
+Wanted = str | int | list[str] | list[int] | list[str | int]
+
+
+@dataclass(frozen=True)
+class Handler:
+    """A function that wants some events; `name` is its dotted path."""
+
+    name: str
+    function: Callable[..., dict[str, Any] | None]
+    patterns: tuple[str, ...]
+    where: Mapping[str, Wanted] = field(default_factory=dict)
+    atomic: bool = False
+
+    @property
+    def destination(self) -> str:
+        """Return what a delivery to this handler is addressed to."""
+        return f"handler:{self.name}"
+
+    def wants(self, event_type: str, data: Mapping[str, Any]) -> bool:
+        """Tell whether an event of this type and content is owed to this handler."""
+        if not any(fnmatchcase(event_type, pattern) for pattern in self.patterns):
+            return False
+        fields = Fields(data)
+        return all(_matches(fields.get(name), wanted) for name, wanted in self.where.items())
+
+    def __call__(self, event: Any, delivery: Any) -> dict[str, Any] | None:
+        """Call the function with `event` and, if it names it, `delivery`."""
+        if "delivery" in inspect.signature(self.function).parameters:
+            return self.function(event, delivery=delivery)
+        return self.function(event)
+
+
+class Router:
+    """A table of handlers, filled by the `on` decorator in each app's `handlers.py`."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+
+    def on(
+        self, *patterns: str, where: Mapping[str, Wanted] | None = None, atomic: bool = False
+    ) -> Callable[[HandlerFunction], HandlerFunction]:
+        """Register a handler for event types by name or glob (`org_dept_*`).
+
+        `where`: values (or lists of values) that payload fields must have, keys in any case, compared as text.
+        `atomic`: run in the transaction that settles the delivery, so that what it writes to rows takes effect once.
+        The function takes `event` and, if it names it, `delivery`; a dict that it returns is kept as the result.
+        """
+        if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+            raise TypeError('name the event types: @router.on("user_add_org", "org_dept_*")')
+
+        def register(function: HandlerFunction) -> HandlerFunction:
+            name = f"{function.__module__}.{function.__qualname__}"
+            if name in self._handlers:
+                raise ValueError(f"two handlers are called {name}; rename one of them")
+            self._handlers[name] = Handler(name, function, patterns, where or {}, atomic)
+            return function
+
+        return register
+
+    def wanting(self, event_type: str, data: Mapping[str, Any]) -> list[Handler]:
+        """Return the handlers that want an event of this type and content, in the order of their registration."""
+        return [handler for handler in self._handlers.values() if handler.wants(event_type, data)]
+
+    def find(self, destination: str) -> Handler | None:
+        """Return the handler with this `handler:<dotted path>`, or None if no app registers it (any more)."""
+        return self._handlers.get(destination.removeprefix("handler:"))
+
+
+def _matches(value: Any, wanted: Wanted) -> bool:
+    accepted = {str(item) for item in (wanted if isinstance(wanted, list) else [wanted])}
+    values = value if isinstance(value, list) else [value]
+    return any(str(item) in accepted for item in values if item is not None)
+
+
+router = Router()

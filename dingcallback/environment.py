@@ -1,0 +1,107 @@
+"""Read settings from the environment and `.env`, and collect what is wrong with them instead of stopping.
+
+Commands that need no settings (`keygen`, `simulator`, `-h`) must start without any, so a bad value becomes an entry
+in `Environment.errors`; a system check reports them all at once.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from dotenv import dotenv_values
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SettingError:
+    """One missing or malformed setting: its name, what is wrong, how to mend it."""
+
+    name: str
+    problem: str
+    hint: str
+
+
+@dataclass
+class Environment:
+    """Settings by name; environment variables win over the `.env` file, `NAME_FILE` names a file with the value."""
+
+    values: Mapping[str, str]
+    errors: list[SettingError] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, env_file: Path) -> "Environment":
+        """Merge `env_file` (may be absent) with the process's environment."""
+        from_file = dotenv_values(env_file, interpolate=False, encoding="utf-8") if env_file.is_file() else {}
+        return cls({**{k: v for k, v in from_file.items() if v is not None}, **os.environ})
+
+    def text(self, name: str, default: str = "") -> str:
+        """Return the value without surrounding blanks, or the default where it is missing or empty."""
+        return self.values.get(name, "").strip() or default
+
+    def secret(self, name: str, default: str = "") -> str:
+        """Return the value of `name`, or the content of the file that `NAME_FILE` names."""
+        path = self.text(f"{name}_FILE")
+        if self.text(name) or not path:
+            return self.text(name, default)
+        try:
+            return Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            self.refuse(f"{name}_FILE", f"names {path}, which cannot be read: {reason}", "mend the path or its rights")
+            return default
+
+    def integer(self, name: str, default: int, minimum: int = 0) -> int:
+        """Return a whole number of at least `minimum`."""
+
+        def parse(text: str) -> int:
+            number = int(text)
+            if number < minimum:
+                raise ValueError
+            return number
+
+        return self._parsed(name, default, parse, f"a whole number of at least {minimum}")
+
+    def boolean(self, name: str, default: bool) -> bool:
+        """Return 0, 1, true or false, in any case, as a bool."""
+        words = {"0": False, "false": False, "1": True, "true": True}
+        return self._parsed(name, default, lambda text: words[text.lower()], "0, 1, true or false")
+
+    def names(self, name: str, default: list[str]) -> list[str]:
+        """Return a comma-separated list without blanks and empty entries."""
+        return [part.strip() for part in self.text(name).split(",") if part.strip()] or default
+
+    def integers(self, name: str, default: list[int]) -> list[int]:
+        """Return a comma-separated list of whole numbers, none negative."""
+
+        def parse(text: str) -> list[int]:
+            numbers = [int(part) for part in text.split(",")]
+            if min(numbers) < 0:
+                raise ValueError
+            return numbers
+
+        return self._parsed(name, default, parse, "whole numbers separated by commas, such as 5,300,1800")
+
+    def choice(self, name: str, default: str, choices: list[str]) -> str:
+        """Return one of the named choices."""
+
+        def parse(text: str) -> str:
+            return choices[choices.index(text)]
+
+        return self._parsed(name, default, parse, f"one of {', '.join(choices)}")
+
+    def refuse(self, name: str, problem: str, hint: str) -> None:
+        """Note that the setting `name` cannot be used."""
+        self.errors.append(SettingError(name, problem, hint))
+
+    def _parsed(self, name: str, default: T, parse: Callable[[str], T], expected: str) -> T:
+        text = self.text(name)
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except (ValueError, KeyError):
+            self.refuse(name, f"is {text[:40]!r}", f"set it to {expected}, or remove it for the default")
+            return default

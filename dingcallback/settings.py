@@ -1,0 +1,176 @@
+"""Settings from the environment and `.env`; `.env.example` lists them all.
+
+Nothing here raises on a bad value: see `dingcallback/environment.py`.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import dj_database_url
+
+from dingcallback.environment import Environment
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = Environment.load(Path(os.environ.get("ENV_FILE", BASE_DIR / ".env")))
+ENVIRONMENT_ERRORS = env.errors
+
+# Django
+
+SECRET_KEY = env.secret("SECRET_KEY")
+if not SECRET_KEY:
+    env.refuse("SECRET_KEY", "is missing", "put the line that `manage.py dingtalk keygen` prints into .env")
+DEBUG = env.boolean("DEBUG", False)
+
+# DingTalk (https://open.dingtalk.com)
+
+DINGTALK_APP_KEY = env.text("DINGTALK_APP_KEY")
+DINGTALK_APP_SECRET = env.secret("DINGTALK_APP_SECRET")
+DINGTALK_CORP_ID = env.text("DINGTALK_CORP_ID")
+DINGTALK_TOKEN = env.secret("DINGTALK_TOKEN")
+DINGTALK_AES_KEY = env.secret("DINGTALK_AES_KEY")
+DINGTALK_PREVIOUS_TOKEN = env.secret("DINGTALK_PREVIOUS_TOKEN")
+DINGTALK_PREVIOUS_AES_KEY = env.secret("DINGTALK_PREVIOUS_AES_KEY")
+DINGTALK_CALLBACK_URL = env.text("DINGTALK_CALLBACK_URL")
+DINGTALK_CALLBACK_TAGS = env.names(
+    "DINGTALK_CALLBACK_TAGS",
+    [
+        "bpms_instance_change",
+        "bpms_task_change",
+        "user_add_org",
+        "user_leave_org",
+        "org_dept_create",
+        "org_dept_modify",
+        "org_dept_remove",
+    ],
+)
+DINGTALK_OAPI_URL = env.text("DINGTALK_OAPI_URL", "https://oapi.dingtalk.com").rstrip("/")
+DINGTALK_API_URL = env.text("DINGTALK_API_URL", "https://api.dingtalk.com").rstrip("/")
+DINGTALK_WORKFLOW_API = env.choice("DINGTALK_WORKFLOW_API", "auto", ["auto", "topapi", "v1.0"])
+DINGTALK_MONTHLY_CALLS = env.integer("DINGTALK_MONTHLY_CALLS", 5000, minimum=1)
+
+# The callback and what becomes of its events
+
+CALLBACK_MAX_AGE = env.integer("CALLBACK_MAX_AGE", 3600)
+WORK_ORDER_HANDLER = env.text("WORK_ORDER_HANDLER", "callbacks.work_orders.log_work_order")
+HANDLER_TIMEOUT = env.integer("HANDLER_TIMEOUT", 60, minimum=1)
+RETRY_SCHEDULE = env.integers("RETRY_SCHEDULE", [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400])
+
+# Who may reach the pages
+
+_callback = urlsplit(DINGTALK_CALLBACK_URL)
+_own_hosts = [_callback.hostname] if _callback.hostname else []
+_own_origins = [f"{_callback.scheme}://{_callback.netloc}"] if _callback.netloc else []
+ALLOWED_HOSTS = env.names("ALLOWED_HOSTS", [*_own_hosts, "localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.names("CSRF_TRUSTED_ORIGINS", _own_origins)
+TRUST_PROXY_HEADERS = env.boolean("TRUST_PROXY_HEADERS", False)
+if TRUST_PROXY_HEADERS:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+_https = _callback.scheme == "https"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https and not DEBUG
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "callbacks",
+    "registrar",
+    "simulator",
+]
+
+MIDDLEWARE = [
+    "callbacks.middleware.AnswerMachinesFirst",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "dingcallback.urls"
+WSGI_APPLICATION = "dingcallback.wsgi.application"
+
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# Database: SQLite in one file, or PostgreSQL by DATABASE_URL
+
+SQLITE_OPTIONS: dict[str, Any] = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 30,
+    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+}
+_sqlite_default = f"sqlite:///{BASE_DIR / 'db.sqlite3'}"
+_supported = "use sqlite:///path/to/file or postgresql://user:password@host:port/name"
+try:
+    _database: dict[str, Any] = dict(dj_database_url.parse(env.secret("DATABASE_URL", _sqlite_default)))
+except Exception:  # the library raises several kinds, some with the whole URL and its password in their text
+    env.refuse("DATABASE_URL", "is no database address that this service understands", _supported)
+    _database = dict(dj_database_url.parse(_sqlite_default))
+if _database["ENGINE"] == "django.db.backends.sqlite3":
+    _database["OPTIONS"] = {**_database.get("OPTIONS", {}), **SQLITE_OPTIONS}
+elif _database["ENGINE"] == "django.db.backends.postgresql":
+    _database["OPTIONS"] = {"connect_timeout": 2, **_database.get("OPTIONS", {})}
+    _database["CONN_MAX_AGE"] = None
+else:
+    env.refuse("DATABASE_URL", f"names the engine {_database['ENGINE'].rsplit('.', 1)[-1]}", _supported)
+    _database = dict(dj_database_url.parse(_sqlite_default))
+DATABASES: dict[str, dict[str, Any]] = {"default": _database}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+
+LANGUAGE_CODE = env.text("LANGUAGE_CODE", "zh-hans")
+LANGUAGES = [("zh-hans", "简体中文"), ("en", "English")]
+TIME_ZONE = env.text("TIME_ZONE", "Asia/Shanghai")
+USE_TZ = True
+
+STATIC_URL = "static/"
+WHITENOISE_USE_FINDERS = True
+
+# nginx in front decides about HTTPS: a redirect of ours would break the callback (DingTalk refuses 3xx) and health
+# checks, and HSTS belongs to whoever owns the whole host name.
+SILENCED_SYSTEM_CHECKS = ["security.W004", "security.W008"]
+
+LOG_FORMAT = env.choice("LOG_FORMAT", "text", ["text", "json"])
+LOG_LEVEL = env.choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR"])
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "text": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+        "json": {"()": "dingcallback.logs.JsonFormatter"},
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    "loggers": {
+        name: {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False}
+        for name in ("callbacks", "registrar", "simulator", "dingcallback", "django")
+    },
+}

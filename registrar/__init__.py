@@ -1,0 +1,1 @@
+"""Everything we ask DingTalk for: tokens, the registered callback, approval instances, missed events."""
