@@ -1,0 +1,41 @@
+"""Settings of the tests: a developer's `.env` and exported settings never reach them.
+
+`TEST_DATABASE=postgresql` runs the rows' tests there, on the server that `TEST_POSTGRESQL_URL` names.
+"""
+
+import os
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache"
+POSTGRESQL_URL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
+DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
+
+# Only what Python, pytest and the tests themselves need stays; every setting of the service is set below.
+_OWN = ("DINGTALK_", "DATABASE_", "CALLBACK_", "HANDLER_", "RETRY_", "LOG_", "WORK_ORDER_", "FAILED_LIST_")
+for _name in list(os.environ):
+    if _name.startswith(_OWN) or _name in {"ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "DEBUG", "TRUST_PROXY_HEADERS"}:
+        del os.environ[_name]
+CACHE.mkdir(exist_ok=True)
+os.environ.update(
+    ENV_FILE=os.devnull,
+    SECRET_KEY="not-a-secret-but-long-enough-for-the-checks-of-django-0123456789",
+    DATABASE_URL=POSTGRESQL_URL if DATABASE == "postgresql" else f"sqlite:///{CACHE / 'tests.sqlite3'}",
+    DINGTALK_TOKEN="test-token-2026",
+    DINGTALK_AES_KEY="k7Qm2ZxVb9TnR4wLc8YpJd6HsG3fAe5UoXi1NzBvMq0",
+    DINGTALK_APP_KEY="dingtestappkey0001",
+    DINGTALK_APP_SECRET="test-app-secret-0001",
+    DINGTALK_CORP_ID="dingtestcorp0001",
+    DINGTALK_CALLBACK_URL="http://127.0.0.1:8000/dingtalk/callback/",
+    # Nothing listens on port 1: a test that talks to DingTalk starts a simulator and says so.
+    DINGTALK_OAPI_URL="http://127.0.0.1:1",
+    DINGTALK_API_URL="http://127.0.0.1:1",
+    RETRY_SCHEDULE="1,1,1",
+)
+
+from dingcallback.settings import *  # noqa: E402, F403
+from dingcallback.settings import DATABASES  # noqa: E402
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+if DATABASE != "postgresql":
+    # A file, not memory: threads and processes share it as they do in production.
+    DATABASES["default"]["TEST"] = {"NAME": str(CACHE / "test.sqlite3")}
