@@ -1,0 +1,104 @@
+"""What the admin's pages of facts share: nobody may change anything, and some may redeliver."""
+
+# ruff: noqa: ARG002 - the signatures are Django's
+import logging
+from typing import Any, ClassVar
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
+from django.views.decorators.http import require_POST
+
+from callbacks import admin_lists, outbox
+from callbacks.models import DeliveryQuerySet
+
+logger = logging.getLogger(__name__)
+
+
+class FactAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable when it runs
+    """Pages of rows that nobody may change."""
+
+    change_list_template = "admin/callbacks/facts.html"
+    change_form_template = "admin/callbacks/fact.html"
+    paginator = admin_lists.BoundedPaginator
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    list_per_page = 50
+    sortable_by = ("id",)
+
+    class Media:
+        """Styles of the states and of preformatted texts."""
+
+        css: ClassVar = {"all": ["callbacks/admin.css"]}
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Facts are made by the service alone."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Facts are not changed."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Old rows go by `manage.py prune`."""
+        return False
+
+
+class RedeliverableAdmin(FactAdmin):
+    """Pages of what can be delivered again: an action in the list, a button on the row's page."""
+
+    actions = ("redeliver",)
+
+    def deliveries_of(self, rows: QuerySet[Any]) -> DeliveryQuerySet:
+        """Return the deliveries that redelivering these rows means."""
+        raise NotImplementedError
+
+    def has_redeliver_permission(self, request: HttpRequest) -> bool:
+        """Tell whether the user may redeliver; Django asks this before it offers the action."""
+        return bool(request.user.has_perm("callbacks.redeliver_delivery"))
+
+    @admin.action(description=_("Redeliver"), permissions=["redeliver"])
+    def redeliver(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
+        """Make the rows' deliveries due again and say how many there are."""
+        count = outbox.redeliver(self.deliveries_of(rows))
+        logger.info("%s redelivers %d from the admin", request.user.get_username(), count)
+        if not count:
+            self.message_user(request, _("Nothing to redeliver, or a worker is at it right now."), messages.WARNING)
+            return
+        text = ngettext("%(count)d delivery is due again.", "%(count)d deliveries are due again.", count)
+        self.message_user(request, text % {"count": count}, messages.SUCCESS)
+
+    def get_urls(self) -> list[URLPattern]:
+        """Add the button's address."""
+        view = self.admin_site.admin_view(self.redeliver_one)
+        name = f"{self.opts.app_label}_{self.opts.model_name}_redeliver"
+        return [path("<path:object_id>/redeliver/", view, name=name), *super().get_urls()]
+
+    @method_decorator(require_POST)
+    def redeliver_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Redeliver one row and go back to its page."""
+        if not (self.has_view_permission(request) and self.has_redeliver_permission(request)):
+            raise PermissionDenied
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            raise Http404
+        self.redeliver(request, self.get_queryset(request).filter(pk=row.pk))
+        return HttpResponseRedirect(page_of(row))
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Tell the template where the button leads, for those who may press it."""
+        if self.has_redeliver_permission(request):
+            name = f"admin:{self.opts.app_label}_{self.opts.model_name}_redeliver"
+            context["redeliver_url"] = reverse(name, args=[context["original"].pk])
+        return super().render_change_form(request, context, *args, **kwargs)
+
+
+def page_of(row: Model) -> str:
+    """Return the address of a row's page."""
+    return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
