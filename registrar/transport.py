@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from registrar.errors import NotReached
 from registrar.protocol import masked
@@ -37,8 +38,8 @@ def exchange(
 
     `timeout`: seconds without a byte, and for the whole body. Raises NotReached where no answer came.
     """
-    body = bytearray()
-    response = None
+    body, reason = bytearray(), ""
+    response: requests.Response | None = None
     try:
         with requests.request(
             method,
@@ -51,15 +52,12 @@ def exchange(
             stream=True,
         ) as response:
             deadline = time.monotonic() + timeout
-            for chunk in response.iter_content(16384):
-                body += chunk
-                if time.monotonic() > deadline:
-                    break
-    except requests.RequestException as error:
+            # read1, as it gives what has come before it raises: of a broken answer every byte may matter
+            while time.monotonic() < deadline and (piece := response.raw.read1(65536, decode_content=True)):
+                body += piece
+    except (requests.RequestException, HTTPError) as error:
         reason = type(error).__name__
-    else:
-        reason = ""
-    if reason and response is None:
+    if response is None:
         # Raised out here: inside the `except` it would carry the original, and with it the URL and its secrets.
         step = "check the network, the proxy settings, DINGTALK_OAPI_URL and DINGTALK_API_URL; then try again"
         raise NotReached(reason, "", f"no answer from {url}", step)
