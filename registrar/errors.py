@@ -60,3 +60,7 @@ class NotReached(TemporaryFailure):
 
 class BrokenAnswer(TemporaryFailure):
     """An answer that is no whole JSON object."""
+
+
+class ListHeld(TemporaryFailure):
+    """Somebody else is reading the failed list; two readers would erase each other's pages."""

@@ -178,7 +178,7 @@ def one_line(text: str) -> str:
 
 def _parse(status: int, text: str) -> dict[str, Any]:
     try:
-        data = json.loads(text, parse_int=_int)
+        data = json.loads(text, parse_int=lenient_int)
     except (ValueError, RecursionError):
         data = None
     if isinstance(data, dict):
@@ -193,8 +193,8 @@ def _parse(status: int, text: str) -> dict[str, Any]:
     )
 
 
-def _int(digits: str) -> int | str:
-    # Python refuses to convert more than 4,300 digits; one such number must not cost a page of the failed list.
+def lenient_int(digits: str) -> int | str:
+    """Return a JSON integer; one of a thousand digits as text: Python refuses some of those, and with them the rest."""
     return int(digits) if len(digits) < 1000 else digits
 
 

@@ -1,0 +1,15 @@
+"""The app that asks DingTalk for things."""
+
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class RegistrarConfig(AppConfig):
+    """Registration and the failed list."""
+
+    name = "registrar"
+    verbose_name = _("DingTalk registration")
+
+    def ready(self) -> None:
+        """Register system checks."""
+        from registrar import checks  # noqa: F401, PLC0415 - checks register when imported, after models are ready

@@ -1,0 +1,107 @@
+"""Read DingTalk's failed list without losing an entry, although every reading empties it.
+
+A page is committed as it came before its entries become events and before the next page is asked for. Whatever ends
+this midway, the next call first imports the pages that are left, then goes on.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import NamedTuple
+from uuid import uuid4
+
+from django.db import DataError, Error
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from callbacks.inbox import receive
+from callbacks.models import Event
+from callbacks.payload import MalformedPayload, read
+from registrar.client import DingTalkClient
+from registrar.errors import BrokenAnswer, ListHeld
+from registrar.failed_entries import read_page
+from registrar.models import FailedListReader, FailedPage
+
+LEASE = timedelta(seconds=45)
+RENEW_EVERY = 50  # entries
+
+
+class Imported(NamedTuple):
+    """A page and what became of its entries: events new to us, events known before; the rest is unreadable."""
+
+    page: FailedPage
+    new: int
+    known: int
+    has_more: bool
+
+
+def read_failed_list(client: DingTalkClient) -> Iterator[Imported]:
+    """Import what earlier readers left, then read page after page until DingTalk has no more; yield each when done.
+
+    Raises ListHeld where another reader is at it, BrokenAnswer after a page that broke off, and what the client raises.
+    """
+    with _sole_reader() as renew:
+        for left in FailedPage.objects.not_imported():
+            yield _import(left, renew)
+        has_more = True
+        while has_more:
+            raw_answer = client.failed_callbacks()
+            # PostgreSQL's text holds no NUL, and valid JSON has none
+            page = FailedPage.objects.create(raw_answer=raw_answer.replace("\x00", "\ufffd"))
+            renew()
+            imported = _import(page, renew)
+            yield imported
+            if page.error:
+                step = f"what came is kept in failed list page {page.pk}; run `manage.py dingtalk failed` again"
+                raise BrokenAnswer("", "", page.error, step)
+            has_more = imported.has_more
+
+
+@contextmanager
+def _sole_reader() -> Iterator[Callable[[], None]]:
+    """Hold the one lease and give the means to renew it; that of a reader that died runs out by itself."""
+    FailedListReader.objects.get_or_create(pk=1)
+    token = uuid4()
+    free = FailedListReader.objects.filter(Q(leased_until=None) | Q(leased_until__lte=Now()), pk=1)
+    if not free.update(lease_token=token, leased_until=Now() + LEASE):
+        raise ListHeld("", "", "another reader is at the failed list", "wait for it; if it died, try again in a minute")
+    held = FailedListReader.objects.filter(pk=1, lease_token=token)
+
+    def renew() -> None:
+        if not held.update(leased_until=Now() + LEASE):
+            raise ListHeld("", "", "another reader took the failed list over", "nothing is lost; run this again")
+
+    try:
+        yield renew
+    finally:
+        with suppress(Error):
+            held.update(lease_token=None, leased_until=None)
+
+
+def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
+    """Make events of a page's entries; doing it again adds nothing, as an entry's identity hangs on its place."""
+    answer = read_page(page.raw_answer)
+    new = known = unreadable = 0
+    for position, body in enumerate(answer.bodies):
+        if position % RENEW_EVERY == 0:
+            renew()
+        try:
+            is_new = _receive(body, salt=f"failed_list:{page.pk}:{position}")
+        except (MalformedPayload, DataError):
+            unreadable += 1
+        else:
+            new, known = new + is_new, known + (not is_new)
+    page.entries_read, page.entries_unreadable = new + known, unreadable
+    page.error = "" if answer.whole else "the answer of the failed list broke off"
+    page.imported_at = timezone.now()
+    page.save()
+    return Imported(page, new, known, answer.has_more)
+
+
+def _receive(body: str | None, salt: str) -> bool:
+    """Store one entry's event and tell whether it is new; a question whether the address works is no event."""
+    if body is None:
+        raise MalformedPayload("the entry has none of the known shapes")
+    payload = read(body, salt)
+    return not payload.is_validation and receive(payload, source=Event.Source.FAILED_LIST).is_new
