@@ -2,7 +2,7 @@
 
 # ruff: noqa: ARG002 - the signatures are Django's
 from collections.abc import Iterable
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from functools import cached_property
 from typing import Any
 
@@ -149,7 +149,9 @@ class DayFilter(SimpleListFilter):
         if not self.value():
             return queryset
         try:
-            start = make_aware(datetime.combine(date.fromisoformat(str(self.value())), time.min))
+            start = make_aware(datetime.combine(date.fromisoformat(str(self.value())), time.min)).astimezone(
+                timezone.utc
+            )
             end = start + timedelta(days=1)
         except (ValueError, OverflowError) as error:
             raise IncorrectLookupParameters from error
