@@ -14,7 +14,7 @@ from registrar.errors import (
     InstanceUnknown,
     PermissionMissing,
     Refused,
-    SettingsIncomplete,
+    SettingsUnfit,
     TokenExpired,
 )
 from registrar.instances import old_shape
@@ -55,10 +55,10 @@ class DingTalkClient:
 
     @classmethod
     def from_settings(cls) -> "DingTalkClient":
-        """Return the client that the settings describe; SettingsIncomplete names what is missing."""
+        """Return the client that the settings describe; SettingsUnfit names what is missing."""
         for name in ("DINGTALK_APP_KEY", "DINGTALK_APP_SECRET"):
             if not getattr(settings, name):
-                raise SettingsIncomplete("", "", f"{name} is missing", "copy it from open-dev.dingtalk.com into .env")
+                raise SettingsUnfit("", "", f"{name} is missing", "copy it from open-dev.dingtalk.com into .env")
         return cls(
             settings.DINGTALK_APP_KEY,
             settings.DINGTALK_APP_SECRET,

@@ -16,8 +16,8 @@ class DingTalkError(Exception):
         return ": ".join(part for part in (said, advice) if part)
 
 
-class SettingsIncomplete(DingTalkError):
-    """A setting that the call needs is missing; nothing was asked."""
+class SettingsUnfit(DingTalkError):
+    """A setting or an argument is missing or can't be right; nothing was asked."""
 
 
 class TokenExpired(DingTalkError):
