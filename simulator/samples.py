@@ -18,7 +18,7 @@ from typing import Any
 
 from simulator.styles import STYLES, restyle
 
-__all__ = ["STYLES", "event_types", "make", "parse_overrides"]
+__all__ = ["STYLES", "event_types", "make", "override", "parse_overrides"]
 
 PAYLOADS = Path(__file__).parent / "payloads"
 # The corp id and the moment (ms) that the payload files are written for.
@@ -69,7 +69,7 @@ def make(
     moment = _unique_ms() if now is None else int(now * 1000)
     payload = _Mint(moment, corp_id).payload(_written(event_type))
     payload = restyle(payload, style, corp_id, moment)
-    return _override(payload, overrides or {})
+    return override(payload, overrides or {})
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _fresh(part: str, whole: str) -> str:
     return "".join(fresh)
 
 
-def _override(payload: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def override(payload: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the payload with `overrides` in it, under the payload's own spelling of their keys."""
     result = dict(payload)
     spelt = {}

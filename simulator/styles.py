@@ -12,7 +12,7 @@ _LATER_APPROVAL_FIELDS = ("taskId", "businessId", "businessType")
 
 
 def restyle(payload: dict[str, Any], style: str, corp_id: str, moment: int) -> dict[str, Any]:
-    """Return a payload of today's shape in the shape of `style`; `moment` in ms, for a time that today's shape lacks."""
+    """Return a payload of today's shape in the shape of `style`; `moment` (ms) for times that today's lacks."""
     if style == "camel-2026":
         return payload
     kind = str(payload["EventType"])
