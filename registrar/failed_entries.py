@@ -16,13 +16,17 @@ _LIST_START = re.compile(r'"failed_list"\s*:\s*\[')
 _BETWEEN_ENTRIES = re.compile(r"[\s,]*")
 
 
+class Entry(NamedTuple):
+    """One entry as it came, and the text that DingTalk would have pushed: None where it can't be read."""
+
+    raw: Any
+    body: str | None
+
+
 class Page(NamedTuple):
-    """One answer: a push's JSON text for each entry, None for one that can't be read.
+    """One answer; `whole` is false where it broke off: then the entries are those that came, the cut one as text."""
 
-    `whole` is false where the answer broke off; then the entries are those that came whole, and the one cut in two.
-    """
-
-    bodies: list[str | None]
+    entries: list[Entry]
     has_more: bool
     whole: bool
 
@@ -36,25 +40,26 @@ def read_page(raw_answer: str) -> Page:
     entries = answer.get("failed_list") if isinstance(answer, dict) else None
     if not isinstance(entries, list):
         return Page([], has_more=False, whole=isinstance(answer, dict) and entries is None)
-    return Page([_body(entry) for entry in entries], bool(entries) and bool(answer.get("has_more")), whole=True)
+    has_more = bool(entries) and bool(answer.get("has_more"))
+    return Page([Entry(entry, _body(entry)) for entry in entries], has_more, whole=True)
 
 
-def _salvage(raw_answer: str) -> list[str | None]:
+def _salvage(raw_answer: str) -> list[Entry]:
     """Return the entries of an answer that broke off: reading it emptied the list, so they exist nowhere else."""
     start = _LIST_START.search(raw_answer)
     if not start:
         return []
-    bodies: list[str | None] = []
+    entries: list[Entry] = []
     decoder = json.JSONDecoder(parse_int=lenient_int)
     position = _after_blanks(raw_answer, start.end())
     while raw_answer[position : position + 1] not in ("", "]"):
         try:
             entry, position = decoder.raw_decode(raw_answer, position)
         except (ValueError, RecursionError):
-            return [*bodies, None]
-        bodies.append(_body(entry))
+            return [*entries, Entry(raw_answer[position:], None)]
+        entries.append(Entry(entry, _body(entry)))
         position = _after_blanks(raw_answer, position)
-    return bodies
+    return entries
 
 
 def _after_blanks(text: str, position: int) -> int:
@@ -63,7 +68,6 @@ def _after_blanks(text: str, position: int) -> int:
 
 
 def _body(entry: Any) -> str | None:
-    """Return the text that DingTalk would have pushed, as far as the entry tells."""
     push = _push(entry)
     if push is None:
         return None

@@ -7,20 +7,20 @@ this midway, the next call first imports the pages that are left, then goes on.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
-from django.db import DataError, Error
+from django.db import Error
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from callbacks.inbox import receive
 from callbacks.models import Event
-from callbacks.payload import MalformedPayload, read
+from callbacks.payload import MalformedPayload, Payload, read
 from registrar.client import DingTalkClient
 from registrar.errors import BrokenAnswer, ListHeld
-from registrar.failed_entries import read_page
+from registrar.failed_entries import Entry, read_page
 from registrar.models import FailedListReader, FailedPage
 
 LEASE = timedelta(seconds=45)
@@ -79,19 +79,25 @@ def _sole_reader() -> Iterator[Callable[[], None]]:
             held.update(lease_token=None, leased_until=None)
 
 
+def unreadable_entries(page: FailedPage) -> list[Any]:
+    """Return those of a page's entries that are no events, as they came."""
+    return [entry.raw for entry in read_page(page.raw_answer).entries if _payload(entry, salt="") is None]
+
+
 def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
     """Make events of a page's entries; doing it again adds nothing, as an entry's identity hangs on its place."""
     answer = read_page(page.raw_answer)
     new = known = unreadable = 0
-    for position, body in enumerate(answer.bodies):
+    for position, entry in enumerate(answer.entries):
         if position % RENEW_EVERY == 0:
             renew()
-        try:
-            is_new = _receive(body, salt=f"failed_list:{page.pk}:{position}")
-        except (MalformedPayload, DataError):
+        payload = _payload(entry, salt=f"failed_list:{page.pk}:{position}")
+        if payload is None:
             unreadable += 1
+        elif _store(payload):
+            new += 1
         else:
-            new, known = new + is_new, known + (not is_new)
+            known += 1
     page.entries_read, page.entries_unreadable = new + known, unreadable
     page.error = "" if answer.whole else "the answer of the failed list broke off"
     page.imported_at = timezone.now()
@@ -99,9 +105,13 @@ def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
     return Imported(page, new, known, answer.has_more)
 
 
-def _receive(body: str | None, salt: str) -> bool:
-    """Store one entry's event and tell whether it is new; a question whether the address works is no event."""
-    if body is None:
-        raise MalformedPayload("the entry has none of the known shapes")
-    payload = read(body, salt)
+def _payload(entry: Entry, salt: str) -> Payload | None:
+    try:
+        return read(entry.body, salt) if entry.body is not None else None
+    except MalformedPayload:
+        return None
+
+
+def _store(payload: Payload) -> bool:
+    """Store an entry's event and tell whether it is new; a question whether the address works is no event."""
     return not payload.is_validation and receive(payload, source=Event.Source.FAILED_LIST).is_new

@@ -48,5 +48,11 @@ class FailedListReader(models.Model):
     lease_token = models.UUIDField(null=True, editable=False)
     leased_until = models.DateTimeField(null=True, editable=False)
 
+    class Meta:
+        """Names."""
+
+        verbose_name = _("failed list reader")
+        verbose_name_plural = _("failed list readers")
+
     def __str__(self) -> str:
         return f"until {self.leased_until}" if self.leased_until else "nobody"
