@@ -93,7 +93,9 @@ class DingCrypto:
     def encrypt(self, text: str) -> str:
         """Return `text` sealed for the owner key, as Base64 without line breaks."""
         message = text.encode()
-        plain = random_text(RANDOM_PREFIX).encode() + struct.pack(">I", len(message)) + message + self.owner_key.encode()
+        plain = (
+            random_text(RANDOM_PREFIX).encode() + struct.pack(">I", len(message)) + message + self.owner_key.encode()
+        )
         pad = PADDING_BLOCK - len(plain) % PADDING_BLOCK
         cipher = AES.new(self._key, AES.MODE_CBC, self._key[:AES_BLOCK])
         return base64.b64encode(cipher.encrypt(plain + bytes([pad]) * pad)).decode()
@@ -182,7 +184,9 @@ class Keyring:
         nonce = _first(query, "nonce")
         matching = [c for c in self._credentials if self._signed(c, signature, timestamp, nonce, encrypt)]
         if not matching:
-            raise SignatureMismatch("signature mismatch: DINGTALK_TOKEN differs from the token that DingTalk signs with")
+            raise SignatureMismatch(
+                "signature mismatch: DINGTALK_TOKEN differs from the token that DingTalk signs with"
+            )
         self._check_age(timestamp, now)
         crypto, message = self._unseal(matching, encrypt)
         token = next(c.token for c in matching)

@@ -1,8 +1,10 @@
 """Store each event once, together with every delivery it is owed to; the only writer of Event."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Now
 
 from callbacks.models import Delivery, Event
@@ -19,14 +21,16 @@ class Receipt:
     deliveries: int
 
 
-def receive(payload: Payload, source: str = Event.Source.CALLBACK) -> Receipt:
+def receive(payload: Payload, source: str = Event.Source.CALLBACK, within: float | None = None) -> Receipt:
     """Store the event and its deliveries in one transaction, unless its identity is there already.
 
+    `within`: seconds that a lock or a statement of the database may take; None: as long as it takes elsewhere.
     Raises django.db.Error where the database can't store it; then nothing is stored.
     """
     handlers = router.wanting(payload.event_type, payload.data)
     try:
-        with transaction.atomic():
+        with _patience(within), transaction.atomic():
+            _limit_statements(within)
             event = Event.objects.create(
                 event_type=payload.event_type,
                 corp_id=payload.corp_id,
@@ -37,9 +41,7 @@ def receive(payload: Payload, source: str = Event.Source.CALLBACK) -> Receipt:
                 source=source,
             )
             Delivery.objects.bulk_create(
-                Delivery(
-                    event=event, destination=handler.destination, subject=payload.subject, next_attempt_at=Now()
-                )
+                Delivery(event=event, destination=handler.destination, subject=payload.subject, next_attempt_at=Now())
                 for handler in handlers
             )
     except IntegrityError:
@@ -50,3 +52,26 @@ def receive(payload: Payload, source: str = Event.Source.CALLBACK) -> Receipt:
             raise
         return Receipt(stored, is_new=False, deliveries=0)
     return Receipt(event.pk, is_new=True, deliveries=len(handlers))
+
+
+@contextmanager
+def _patience(seconds: float | None) -> Iterator[None]:
+    """Wait no longer than `seconds` for SQLite's write lock."""
+    if seconds is None or connection.vendor != "sqlite":
+        yield
+        return
+    usual = connection.settings_dict["OPTIONS"]["timeout"]
+    with connection.cursor() as cursor:
+        cursor.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA busy_timeout = {int(usual * 1000)}")
+
+
+def _limit_statements(seconds: float | None) -> None:
+    """Let PostgreSQL end a statement of this transaction that takes longer, its wait for locks included."""
+    if seconds is not None and connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")

@@ -1,14 +1,16 @@
 """The rows: what DingTalk told us (Event), to whom it is owed (Delivery), and each try at that (Attempt)."""
 
 import hashlib
-
+import json
 from typing import Any, ClassVar
 
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models, transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from callbacks.dingcrypto import CallbackError
+from callbacks.payload import storable
 
 
 class Event(models.Model):
@@ -105,9 +107,7 @@ class Delivery(models.Model):
             models.UniqueConstraint(fields=["event", "destination"], name="delivery_owed_once"),
         ]
         indexes: ClassVar = [
-            models.Index(
-                fields=["next_attempt_at", "id"], name="delivery_due", condition=models.Q(state="pending")
-            ),
+            models.Index(fields=["next_attempt_at", "id"], name="delivery_due", condition=models.Q(state="pending")),
             models.Index(fields=["state", "-id"], name="delivery_state_newest"),
             models.Index(fields=["destination", "-id"], name="delivery_destination_newest"),
         ]
@@ -127,10 +127,18 @@ class Delivery(models.Model):
         """
         if transaction.get_connection().in_atomic_block:
             raise RuntimeError("keep() commits at once, which an atomic handler can't; return the dict instead")
+        kept = storable_result(result)
         held = Delivery.objects.filter(pk=self.pk, lease_token=self.lease_token)
-        if self.lease_token is None or not held.update(result=result):
+        if self.lease_token is None or not held.update(result=kept):
             raise LeaseLost(f"delivery {self.pk} is held by another worker")
-        self.result = result
+        self.result = kept
+
+
+def storable_result(result: Any) -> dict[str, Any] | None:
+    """Return what a handler returned or keeps, as any database can hold it; TypeError if it is no dict of JSON."""
+    if result is not None and not isinstance(result, dict):
+        raise TypeError(f"a handler returns a dict or None, not {type(result).__name__}")
+    return None if result is None else storable(json.loads(json.dumps(result, cls=DjangoJSONEncoder)))
 
 
 class LeaseLost(CallbackError):

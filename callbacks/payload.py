@@ -64,8 +64,10 @@ def read(body: str, salt: str) -> Payload:
 
 
 def parse(body: str) -> dict[str, Any]:
-    """Return the JSON object in `body`, with what a database refuses replaced: U+0000 and lone surrogates by U+FFFD,
-    NaN, infinities and floats out of range by their text. Raises MalformedPayload.
+    """Return the JSON object in `body`, with what a database refuses replaced.
+
+    U+0000 and lone surrogates become U+FFFD; NaN, infinities and floats out of range become their text. Raises
+    MalformedPayload.
     """
     try:
         data = json.loads(body, parse_constant=str, parse_float=_float_or_text)
@@ -75,8 +77,8 @@ def parse(body: str) -> dict[str, Any]:
         raise MalformedPayload("the payload is not JSON that can be read") from None
     if not isinstance(data, dict):
         raise MalformedPayload("the payload is not a JSON object")
-    cleaned: dict[str, Any] = _clean(data, MAX_DEPTH)
-    return cleaned
+    stored: dict[str, Any] = storable(data)
+    return stored
 
 
 class Fields:
@@ -178,25 +180,31 @@ def _float_or_text(text: str) -> float | str:
     return number if math.isfinite(number) else text
 
 
-def _clean(value: Any, depth: int) -> Any:
-    """Return `value` without what a database refuses; plain loops, so that a level costs one frame of the stack."""
+def storable(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """Return a JSON value with what a database refuses replaced (see `parse`); MalformedPayload if nested too deep.
+
+    Plain loops, so that a level costs one frame of the stack.
+    """
     if isinstance(value, str):
-        return _clean_text(value)
+        return _storable_text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if not isinstance(value, (dict, list)):
         return value
     if depth == 0:
         raise MalformedPayload(f"the payload is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, list):
-        for index, item in enumerate(value):
-            value[index] = _clean(item, depth - 1)
-        return value
-    cleaned = {}
+        items = []
+        for item in value:
+            items.append(storable(item, depth - 1))
+        return items
+    pairs = {}
     for key, item in value.items():
-        cleaned[_clean_text(key)] = _clean(item, depth - 1)
-    return cleaned
+        pairs[_storable_text(key)] = storable(item, depth - 1)
+    return pairs
 
 
-def _clean_text(text: str) -> str:
+def _storable_text(text: str) -> str:
     if text.isprintable():
         return text
     replaced = text.replace("\x00", "\ufffd")

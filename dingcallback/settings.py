@@ -54,7 +54,7 @@ DINGTALK_MONTHLY_CALLS = env.integer("DINGTALK_MONTHLY_CALLS", 5000, minimum=1)
 # The callback and what becomes of its events
 
 CALLBACK_MAX_AGE = env.integer("CALLBACK_MAX_AGE", 3600)
-WORK_ORDER_HANDLER = env.text("WORK_ORDER_HANDLER", "callbacks.work_orders.log_work_order")
+WORK_ORDER_HANDLER = env.text("WORK_ORDER_HANDLER", "callbacks.handlers.log_work_order")
 HANDLER_TIMEOUT = env.integer("HANDLER_TIMEOUT", 60, minimum=1)
 RETRY_SCHEDULE = env.integers("RETRY_SCHEDULE", [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400])
 
@@ -125,17 +125,17 @@ _sqlite_default = f"sqlite:///{BASE_DIR / 'db.sqlite3'}"
 _supported = "use sqlite:///path/to/file or postgresql://user:password@host:port/name"
 try:
     _database: dict[str, Any] = dict(dj_database_url.parse(env.secret("DATABASE_URL", _sqlite_default)))
-except Exception:  # the library raises several kinds, some with the whole URL and its password in their text
+except Exception:  # noqa: BLE001 - the library raises several kinds, some with the URL and its password in their text
     env.refuse("DATABASE_URL", "is no database address that this service understands", _supported)
     _database = dict(dj_database_url.parse(_sqlite_default))
 if _database["ENGINE"] == "django.db.backends.sqlite3":
     _database["OPTIONS"] = {**_database.get("OPTIONS", {}), **SQLITE_OPTIONS}
 elif _database["ENGINE"] == "django.db.backends.postgresql":
     _database["OPTIONS"] = {"connect_timeout": 2, **_database.get("OPTIONS", {})}
-    _database["CONN_MAX_AGE"] = None
 else:
     env.refuse("DATABASE_URL", f"names the engine {_database['ENGINE'].rsplit('.', 1)[-1]}", _supported)
     _database = dict(dj_database_url.parse(_sqlite_default))
+_database["CONN_MAX_AGE"] = None  # threads are few and live long, in the web server as in the worker
 DATABASES: dict[str, dict[str, Any]] = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -170,6 +170,10 @@ LOGGING = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {
+        # a refused push has a line of its own, which says why
+        "django.request": {"level": "ERROR"},
+    }
+    | {
         name: {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False}
         for name in ("callbacks", "registrar", "simulator", "dingcallback", "django")
     },

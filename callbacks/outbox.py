@@ -1,0 +1,237 @@
+"""Owed work: claim a delivery under a lease, attempt it, settle it; the retry schedule.
+
+The rows are the truth. A claim writes a fresh token and a lease's end on the row; a settle counts only with that token,
+so a worker that lost its lease changes nothing. The database's clock decides what is due.
+"""
+
+import logging
+import random
+import re
+import time
+import traceback
+import uuid
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from callbacks.models import Attempt, Delivery, DeliveryQuerySet, LeaseLost, storable_result
+from callbacks.payload import storable
+from callbacks.routing import Handler, router
+
+logger = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=30)
+OVERDUE = timedelta(seconds=60)
+NO_HANDLER_DELAY = timedelta(seconds=300)
+SLOW_ATOMIC = 0.5
+_SECRET_PARAMETER = re.compile(
+    r"(?i)((?:access_?token|app_?secret|corpsecret|client_?secret)[\"']?\s*[=:]\s*[\"']?)[^&\s\"']+"
+)
+
+
+def claim(limit: int) -> list[Delivery]:
+    """Take up to `limit` due deliveries under a lease, the longest due first.
+
+    An attempt left open by a worker that died is closed here; it counted when it started, so a handler that takes its
+    process down ends as dead like any other.
+    """
+    due = Delivery.objects.due().order_by("next_attempt_at", "id")
+    if not due.exists():  # a read first: on SQLite the claim below takes the one write lock
+        return []
+    token = uuid.uuid4()
+    with transaction.atomic():
+        ids = list(due.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
+        taken = Delivery.objects.filter(pk__in=ids)
+        taken.update(lease_token=token, leased_until=Now() + LEASE)
+        _close_lost(taken)
+    held = taken.filter(lease_token=token).select_related("event")
+    return sorted(held, key=lambda delivery: ids.index(delivery.pk))
+
+
+def _close_lost(taken: DeliveryQuerySet) -> None:
+    running = Attempt.objects.filter(delivery__in=taken, outcome=Attempt.Outcome.RUNNING)
+    error = "worker lost: its process died or lost the database"
+    if running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error):
+        taken.filter(attempts__gt=len(settings.RETRY_SCHEDULE)).update(**_settled(Delivery.State.DEAD, error))
+
+
+def renew(held: Iterable[Delivery]) -> None:
+    """Prolong the leases of deliveries that are still being attempted."""
+    for delivery in held:
+        rows = Delivery.objects.filter(pk=delivery.pk, lease_token=delivery.lease_token)
+        rows.update(leased_until=Now() + LEASE)
+
+
+def attempt(delivery: Delivery, worker: str) -> None:
+    """Try a claimed delivery once and settle it; django.db.Error where the database fails, and the lease runs out."""
+    try:
+        handler = router.find(delivery.destination)
+        if handler is None:
+            _put_back(delivery)
+        else:
+            _attempt(handler, delivery, start(delivery, worker))
+    except LeaseLost:
+        _log(delivery, "lost its lease to another worker; nothing of this attempt counts", logging.WARNING)
+
+
+def _attempt(handler: Handler, delivery: Delivery, started: Attempt) -> None:
+    try:
+        if handler.atomic:
+            _run_atomic(handler, delivery, started)
+        else:
+            result = _run(handler, delivery)
+    except LeaseLost:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too, with the same fate
+        fail(delivery, started, error)
+        return
+    if not handler.atomic:
+        deliver(delivery, started, result)
+    _log(delivery, "delivered")
+
+
+def start(delivery: Delivery, worker: str) -> Attempt:
+    """Count the attempt and write its row before anything is tried; LeaseLost if the claim has run out."""
+    with transaction.atomic():
+        _update_held(delivery, attempts=F("attempts") + 1)
+        delivery.attempts += 1
+        return Attempt.objects.create(delivery=delivery, worker=worker)
+
+
+def deliver(delivery: Delivery, started: Attempt, result: dict[str, Any] | None) -> None:
+    """Settle as delivered; a result of None leaves what the handler kept."""
+    changes = _settled(Delivery.State.DELIVERED, "")
+    if result is not None:
+        changes["result"] = result
+    with transaction.atomic():
+        _update_held(delivery, **changes)
+        _close(started, Attempt.Outcome.DELIVERED)
+
+
+def fail(delivery: Delivery, started: Attempt, error: BaseException) -> None:
+    """Settle as due again after the schedule's next delay, or as dead after its last."""
+    line = _describe(error)
+    trace = "".join(traceback.format_exception(error))
+    delay = retry_delay(delivery.attempts)
+    if delay is None:
+        changes = _settled(Delivery.State.DEAD, line)
+        fate = f"dead after {delivery.attempts} attempts"
+    else:
+        changes = _due(Now() + delay, line)
+        fate = f"attempt {delivery.attempts} failed, due again in {delay.total_seconds():.0f} s"
+    with transaction.atomic():
+        _update_held(delivery, **changes)
+        _close(started, Attempt.Outcome.FAILED, _redact(trace)[-8000:])
+    _log(delivery, f"{fate}: {line}", logging.WARNING if delay else logging.ERROR)
+
+
+def give_back(delivery: Delivery) -> None:
+    """Make a delivery that a stopping worker has not finished due at once."""
+    with transaction.atomic():
+        _update_held(delivery, **_due(Now(), "the worker was stopped in mid-attempt"))
+        running = Attempt.objects.filter(delivery=delivery, outcome=Attempt.Outcome.RUNNING)
+        running.update(outcome=Attempt.Outcome.STOPPED, finished_at=Now())
+
+
+def redeliver(deliveries: DeliveryQuerySet) -> int:
+    """Make deliveries in any state due now, with the whole schedule before them; return how many.
+
+    Those that a worker holds at this moment are left to it. Their earlier attempts stay on record.
+    """
+    return deliveries.free().update(state=Delivery.State.PENDING, attempts=0, settled_at=None, **_due(Now()))
+
+
+def unattended() -> int:
+    """Return how many deliveries have been due for a minute with no sign of a worker; 0 where one is at work."""
+    overdue = Delivery.objects.pending().free().filter(next_attempt_at__lte=Now() - OVERDUE)
+    if not overdue.exists():
+        return 0
+    at_work = OVERDUE + timedelta(seconds=settings.HANDLER_TIMEOUT)
+    newest = Attempt.objects.order_by("-id").values("pk")[:1]
+    if Attempt.objects.filter(pk__in=newest, started_at__gt=Now() - at_work).exists():
+        return 0
+    return overdue.count()
+
+
+def retry_delay(attempts: int) -> timedelta | None:
+    """Return the time until the next attempt after `attempts` have failed, or None after the last."""
+    schedule: list[int] = settings.RETRY_SCHEDULE
+    if attempts > len(schedule):
+        return None
+    return timedelta(seconds=schedule[attempts - 1] * random.uniform(1, 1.2))  # noqa: S311 - spread, not secrecy
+
+
+def _run(handler: Handler, delivery: Delivery) -> dict[str, Any] | None:
+    return storable_result(handler(delivery.event, delivery))
+
+
+def _run_atomic(handler: Handler, delivery: Delivery, started: Attempt) -> None:
+    began = time.monotonic()
+    with transaction.atomic():
+        result = _run(handler, delivery)
+        deliver(delivery, started, result)
+    held = time.monotonic() - began
+    if connection.vendor == "sqlite" and held > SLOW_ATOMIC:
+        logger.warning(
+            "atomic handler %s held SQLite's write lock for %.1f s, and every push waited; leave out atomic=True or "
+            "do its slow part elsewhere",
+            handler.name,
+            held,
+        )
+
+
+def _put_back(delivery: Delivery) -> None:
+    """Leave a delivery whose handler is gone for later, without using up an attempt."""
+    name = delivery.destination.removeprefix("handler:")
+    line = f"no handler {name}: is its app in INSTALLED_APPS, or was the function renamed?"
+    _update_held(delivery, **_due(Now() + NO_HANDLER_DELAY, line))
+    _log(delivery, f"put back: {line}", logging.ERROR)
+
+
+def _due(when: Any, last_error: str = "") -> dict[str, Any]:
+    return {"next_attempt_at": when, "last_error": last_error, "lease_token": None, "leased_until": None}
+
+
+def _settled(state: str, last_error: str) -> dict[str, Any]:
+    return {"state": state, "settled_at": Now(), **_due(None, last_error)}
+
+
+def _update_held(delivery: Delivery, **changes: Any) -> None:
+    """Change the row if this claim still holds it; else raise LeaseLost, which rolls the transaction back."""
+    held = Delivery.objects.filter(pk=delivery.pk, lease_token=delivery.lease_token, state=Delivery.State.PENDING)
+    if not held.update(**changes):
+        raise LeaseLost(f"delivery {delivery.pk} is held by another worker")
+
+
+def _close(started: Attempt, outcome: str, error: str = "") -> None:
+    Attempt.objects.filter(pk=started.pk).update(outcome=outcome, finished_at=Now(), error=error)
+
+
+def _describe(error: BaseException) -> str:
+    first_line = (str(error).strip() or "no message").splitlines()[0]
+    return _redact(f"{type(error).__name__}: {first_line}")[:500]
+
+
+def _redact(text: str) -> str:
+    """Return `text` without what a database refuses and without credentials in a URL that a library quoted."""
+    cleaned: str = storable(text)
+    return _SECRET_PARAMETER.sub(r"\1***", cleaned)
+
+
+def _log(delivery: Delivery, outcome: str, level: int = logging.INFO) -> None:
+    event = delivery.event
+    logger.log(
+        level,
+        "event %s %s corp=%s delivery %s to %s: %s",
+        event.pk,
+        event.event_type,
+        event.corp_id,
+        delivery.pk,
+        delivery.destination,
+        outcome,
+    )

@@ -1,0 +1,114 @@
+"""Carry due deliveries with a few threads, keep their leases, and stop without losing any."""
+
+import logging
+import os
+import socket
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from django.db import Error, close_old_connections, connection
+
+from callbacks import outbox
+from callbacks.models import Delivery, LeaseLost
+
+logger = logging.getLogger(__name__)
+
+POLL = 0.25
+AFTER_DATABASE_ERROR = 1.0
+GRACE = 8.0
+
+
+class Worker:
+    """Claims no more than it has threads for, so a claimed delivery is attempted at once."""
+
+    def __init__(self, threads: int) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self._threads = threads
+        self._stop = threading.Event()
+        self._running: dict[Future[None], Delivery] = {}
+
+    def stop(self) -> None:
+        """Claim nothing more; `run` returns when the running attempts have ended or its grace is over."""
+        self._stop.set()
+
+    def run(self, *, once: bool = False) -> bool:
+        """Carry deliveries until stopped, or (`once`) until none is due; False where attempts were given back.
+
+        A database that can't be reached is waited for, except `once`: then its django.db.Error is raised.
+        """
+        done = threading.Event()
+        keeper = threading.Thread(target=self._keep_leases, args=(done,), name="keeper", daemon=True)
+        keeper.start()
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="attempt")
+        try:
+            while not self._stop.is_set():
+                if not self._claim(pool, once) and not self._running and once:
+                    break
+                self._collect(POLL)
+            return self._finish()
+        finally:
+            done.set()
+            keeper.join()
+            pool.shutdown(wait=False)
+
+    def _claim(self, pool: ThreadPoolExecutor, once: bool) -> bool:
+        """Start due deliveries on the free threads; True where there were any, or the database can't tell."""
+        free = self._threads - len(self._running)
+        if not free:
+            return True
+        try:
+            close_old_connections()
+            claimed = outbox.claim(free)
+        except Error as error:
+            if once:
+                raise
+            logger.error("the database refuses claims, trying again in %.0f s: %s", AFTER_DATABASE_ERROR, _kind(error))
+            connection.close()
+            self._stop.wait(AFTER_DATABASE_ERROR)
+            return True
+        for delivery in claimed:
+            self._running[pool.submit(self._attempt, delivery)] = delivery
+        return bool(claimed)
+
+    def _attempt(self, delivery: Delivery) -> None:
+        try:
+            close_old_connections()
+            outbox.attempt(delivery, self.name)
+        except Error as error:
+            logger.error("delivery %s is not settled and falls due when its lease ends: %s", delivery.pk, _kind(error))
+            connection.close()
+
+    def _collect(self, timeout: float) -> None:
+        """Wait until an attempt ends or `timeout` seconds have passed, and forget those that have ended."""
+        if not self._running:
+            self._stop.wait(timeout)
+            return
+        ended, _ = wait(self._running, timeout, FIRST_COMPLETED)
+        for future in ended:
+            del self._running[future]
+            future.result()
+
+    def _finish(self) -> bool:
+        wait(self._running, GRACE)
+        unfinished = [delivery for future, delivery in self._running.items() if not future.done()]
+        for delivery in unfinished:
+            try:
+                outbox.give_back(delivery)
+            except (LeaseLost, Error) as error:
+                logger.warning("delivery %s falls due when its lease ends: %s", delivery.pk, _kind(error))
+        return not unfinished
+
+    def _keep_leases(self, done: threading.Event) -> None:
+        while not done.wait(outbox.LEASE.total_seconds() / 3):
+            try:
+                close_old_connections()
+                outbox.renew(list(self._running.values()))
+            except Error as error:
+                logger.error("leases could not be renewed, trying again: %s", _kind(error))
+                connection.close()
+        connection.close()
+
+
+def _kind(error: Exception) -> str:
+    """Return an error's kind and first line: what follows may quote rows."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
