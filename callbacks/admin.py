@@ -1,6 +1,6 @@
 """Events, deliveries and attempts for people: read-only, since they are facts; the one verb is redeliver."""
 
-# ruff: noqa: ARG002 - the signatures are Django's
+
 from typing import Any
 
 from django.contrib import admin
@@ -18,6 +18,7 @@ from callbacks.models import Attempt, Delivery, DeliveryQuerySet, Event
 admin.site.site_header = admin.site.site_title = _("DingTalk callbacks")
 admin.site.index_title = _("Overview")
 admin.site.index_template = "admin/callbacks/index.html"
+admin.site.enable_nav_sidebar = False  # the lists need its width
 
 
 class EventList(ChangeList):
@@ -72,12 +73,12 @@ class EventAdmin(RedeliverableAdmin):
         context["deliveries"] = context["original"].deliveries.order_by("id").prefetch_related(attempts)
         return super().render_change_form(request, context, *args, **kwargs)
 
-    @admin.display(description=_("received at"), ordering="received_at")
+    @admin.display(description=_("received at"))
     def received(self, event: Event) -> str:
         """Return the time to the second."""
         return display.moment(event.received_at)
 
-    @admin.display(description=_("event type"), ordering="event_type")
+    @admin.display(description=_("event type"))
     def type_in_words(self, event: Event) -> str:
         """Return the type's label and name."""
         return display.event_type(event.event_type)
@@ -116,7 +117,7 @@ class DeliveryList(ChangeList):
 class DeliveryAdmin(RedeliverableAdmin):
     """What is owed to whom, and how it went."""
 
-    list_display = ("id", "event_link", "destination", "badge", "attempts", "next_attempt", "error", "created")
+    list_display = ("id", "event_link", "destination_in_lines", "state_and_next", "tries", "error", "created")
     list_filter = (
         "state",
         admin_lists.DeliveryDayFilter,
@@ -128,8 +129,22 @@ class DeliveryAdmin(RedeliverableAdmin):
         "Number of a delivery or event, subject, user or instance, or a text in one of the newest events"
     )
     fieldsets = (
-        (None, {"fields": ("event_link", "destination", "subject", "badge", "attempts", "next_attempt")}),
-        (None, {"fields": ("created", "settled", "last_error_in_full")}),
+        (
+            None,
+            {
+                "fields": (
+                    "event_link",
+                    "destination",
+                    "subject",
+                    "badge",
+                    "attempts",
+                    "next_attempt",
+                    "created",
+                    "settled",
+                    "last_error_in_full",
+                )
+            },
+        ),
         (_("Result"), {"fields": ("result_as_json",), "classes": ("wide-facts",)}),
     )
     readonly_fields = (
@@ -162,16 +177,31 @@ class DeliveryAdmin(RedeliverableAdmin):
         context["attempts"] = context["original"].attempt_set.order_by("id")
         return super().render_change_form(request, context, *args, **kwargs)
 
-    @admin.display(description=_("event"), ordering="event")
+    @admin.display(description=_("event"))
     def event_link(self, delivery: Delivery) -> SafeString:
         """Return the event's number and type, as a link to its page."""
         event = delivery.event
         return format_html('<a href="{}">#{}</a> {}', page_of(event), event.pk, display.event_type(event.event_type))
 
-    @admin.display(description=_("state"), ordering="state")
+    @admin.display(description=_("state"))
     def badge(self, delivery: Delivery) -> SafeString:
         """Return the state in its colour."""
         return display.badge(delivery.state, delivery.get_state_display())
+
+    @admin.display(description=_("state"))
+    def state_and_next(self, delivery: Delivery) -> SafeString:
+        """Return the state and, while it is pending, when it is tried next."""
+        return display.state(delivery)
+
+    @admin.display(description=_("destination"))
+    def destination_in_lines(self, delivery: Delivery) -> SafeString:
+        """Return the destination, to be broken at its dots."""
+        return display.destination(delivery.destination)
+
+    @admin.display(description=_("attempts"))
+    def tries(self, delivery: Delivery) -> int:
+        """Return the count of attempts, under a heading that takes less room than the field's."""
+        return delivery.attempts
 
     @admin.display(description=_("next attempt at"))
     def next_attempt(self, delivery: Delivery) -> str:
@@ -220,7 +250,9 @@ class AttemptAdmin(FactAdmin):
     def delivery_link(self, attempt: Attempt) -> SafeString:
         """Return the delivery's number and destination, as a link to its page."""
         delivery = attempt.delivery
-        return format_html('<a href="{}">#{}</a> {}', page_of(delivery), delivery.pk, delivery.destination)
+        return format_html(
+            '<a href="{}">#{}</a> {}', page_of(delivery), delivery.pk, display.destination(delivery.destination)
+        )
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str

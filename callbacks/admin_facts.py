@@ -1,6 +1,6 @@
 """What the admin's pages of facts share: nobody may change anything, and some may redeliver."""
 
-# ruff: noqa: ARG002 - the signatures are Django's
+
 import logging
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
-from callbacks import admin_lists, outbox
+from callbacks import admin_lists, display, outbox
 from callbacks.models import DeliveryQuerySet
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ class FactAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptabl
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
-    sortable_by = ("id",)
+    sortable_by = ()  # newest first; sorting millions by another column takes minutes
+    empty_value_display = display.NOTHING
 
     class Media:
         """Styles of the states and of preformatted texts."""
@@ -92,10 +93,12 @@ class RedeliverableAdmin(FactAdmin):
         return HttpResponseRedirect(page_of(row))
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Tell the template where the button leads, for those who may press it."""
-        if self.has_redeliver_permission(request):
+        """Tell the template where the button leads, for those who may press it and where there is something to it."""
+        row = context["original"]
+        deliveries = self.deliveries_of(self.get_queryset(request).filter(pk=row.pk))
+        if self.has_redeliver_permission(request) and deliveries.exists():
             name = f"admin:{self.opts.app_label}_{self.opts.model_name}_redeliver"
-            context["redeliver_url"] = reverse(name, args=[context["original"].pk])
+            context["redeliver_url"] = reverse(name, args=[row.pk])
         return super().render_change_form(request, context, *args, **kwargs)
 
 

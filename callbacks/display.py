@@ -1,6 +1,7 @@
 """How rows are put into words and HTML for people; everything that DingTalk sent is escaped."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
@@ -17,6 +18,7 @@ from callbacks.models import Attempt, Delivery
 
 # A page shows at most this much of one text: indenting a deep payload can make a hundred times its size of it.
 MAX_SHOWN = 100_000
+NOTHING = "–"
 
 # Words for the events that are handled out of the box; every other type is shown by its name.
 EVENT_TYPES = {
@@ -25,8 +27,8 @@ EVENT_TYPES = {
     "org_dept_create": _("Department added"),
     "org_dept_modify": _("Department changed"),
     "org_dept_remove": _("Department removed"),
-    "bpms_task_change": _("Approval task started, ended, redirected"),
-    "bpms_instance_change": _("Approval instance started, ended"),
+    "bpms_task_change": _("Approval task changed"),
+    "bpms_instance_change": _("Approval instance changed"),
 }
 
 
@@ -34,7 +36,7 @@ def event_type(name: str) -> SafeString | str:
     """Return the type's words with its name below, or the bare name of a type that has no words here."""
     if name not in EVENT_TYPES:
         return name
-    return format_html('{} <code class="quiet">{}</code>', EVENT_TYPES[name], name)
+    return format_html('<span class="event-type">{} <code class="quiet">{}</code></span>', EVENT_TYPES[name], name)
 
 
 def subject(text: str) -> SafeString | str:
@@ -43,14 +45,22 @@ def subject(text: str) -> SafeString | str:
     return format_html('<span title="{}">{}</span>', text, short) if short else text
 
 
-def moment(value: datetime | None) -> str:
-    """Return a time to the second in the settings' time zone, '' for None."""
-    return date_format(localtime(value), "Y-m-d H:i:s") if value else ""
+def destination(name: str) -> SafeString:
+    """Return a destination that may break into lines after its dots."""
+    return format_html_join("", "{}<wbr>", ((part,) for part in re.split(r"(?<=[.:])", name)))
+
+
+def moment(value: datetime | None) -> SafeString | str:
+    """Return a time to the second in the settings' time zone, breakable between day and hour; a dash for None."""
+    if value is None:
+        return NOTHING
+    day, clock = date_format(localtime(value), "Y-m-d H:i:s").split()
+    return format_html('<span class="whole">{}</span> <span class="whole">{}</span>', day, clock)
 
 
 def took(attempt: Attempt) -> str:
-    """Return the seconds that an attempt took, '' while it runs."""
-    return f"{(attempt.finished_at - attempt.started_at).total_seconds():.2f} s" if attempt.finished_at else ""
+    """Return the seconds that an attempt took, a dash while it runs."""
+    return f"{(attempt.finished_at - attempt.started_at).total_seconds():.2f} s" if attempt.finished_at else NOTHING
 
 
 def last_line(error: str) -> str:
@@ -59,9 +69,9 @@ def last_line(error: str) -> str:
 
 
 def pretty(value: Any) -> SafeString | str:
-    """Return JSON indented and with Chinese as it is read, '' for None."""
+    """Return JSON indented and with Chinese as it is read, a dash for None."""
     if value is None:
-        return ""
+        return NOTHING
     shown, size = [], 0
     for chunk in json.JSONEncoder(ensure_ascii=False, indent=2).iterencode(value):
         shown.append(chunk)
@@ -72,9 +82,9 @@ def pretty(value: Any) -> SafeString | str:
 
 
 def preformatted(text: str) -> SafeString | str:
-    """Return a text in lines as it came, cut where it is very long; '' for an empty one."""
+    """Return a text in lines as it came, cut where it is very long; a dash for an empty one."""
     if not text:
-        return ""
+        return NOTHING
     cut = _("… cut here; the whole is in the database") if len(text) > MAX_SHOWN else ""
     return format_html('<pre class="fact">{}{}</pre>', text[:MAX_SHOWN], cut)
 
@@ -90,11 +100,20 @@ def fates(deliveries: Iterable[Delivery]) -> SafeString | str:
     if not counts:
         return format_html('<span class="quiet">{}</span>', _("owed to nobody"))
     found = [(state, counts[state.value]) for state in Delivery.State if counts[state.value]]
-    return format_html_join(" ", "{}", ((badge(state.value, f"{count} {state.label}"),) for state, count in found))
+    badges = format_html_join(" ", "{}", ((badge(state.value, f"{count} {state.label}"),) for state, count in found))
+    return format_html('<span class="fates">{}</span>', badges)
 
 
-def next_attempt(delivery: Delivery) -> str:
-    """Return when a delivery is tried next, or why that is not known; '' where it is owed no more."""
+def next_attempt(delivery: Delivery) -> SafeString | str:
+    """Return when a delivery is tried next, or why that is not known; a dash where it is owed no more."""
+    if delivery.state == Delivery.State.PENDING and delivery.next_attempt_at is None:
+        return str(_("waits behind an earlier delivery"))
+    return moment(delivery.next_attempt_at)
+
+
+def state(delivery: Delivery) -> SafeString:
+    """Return a delivery's state in its colour, with the next attempt below while it is pending."""
+    shown = badge(delivery.state, delivery.get_state_display())
     if delivery.state != Delivery.State.PENDING:
-        return ""
-    return moment(delivery.next_attempt_at) or str(_("waits behind an earlier delivery"))
+        return shown
+    return format_html('{}<br><span class="quiet">{} {}</span>', shown, _("next:"), next_attempt(delivery))

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
+from django.utils.html import strip_tags
 from django.utils.timezone import localdate, now
 from django.utils.translation import gettext as translate
 from django.utils.translation import override
@@ -63,7 +63,7 @@ def listed(client: Client, address: str, **parameters: Any) -> list[int]:
 
 
 @pytest.fixture
-def viewer(client: Client, db: None) -> Iterator[Client]:
+def viewer(client: Client, db: None) -> Client:
     """Somebody who may look at everything and redeliver nothing."""
     user = User.objects.create_user("viewer", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__startswith="view_"))
@@ -196,7 +196,7 @@ def test_an_event_shows_its_deliveries_attempts_errors_and_results(admin_client:
         "web-1:4711",
         "handler:shop.handlers.ticket",
         "KeyError: &#x27;x&#x27;",
-        "2026-11-25 12:30:05",  # in Asia/Shanghai
+        "12:30:05",  # in Asia/Shanghai
         "尚未尝试",
     ):
         assert text in shown
@@ -222,7 +222,9 @@ def test_a_payload_that_grows_when_it_is_indented_is_cut(admin_client: Client) -
 
 
 def test_times_are_those_of_the_configured_time_zone() -> None:
-    assert display.moment(datetime(2026, 11, 24, 16, 0, 1, tzinfo=timezone.utc)) == "2026-11-25 00:00:01"
+    shown = display.moment(datetime(2026, 11, 24, 16, 0, 1, tzinfo=timezone.utc))
+
+    assert strip_tags(shown) == "2026-11-25 00:00:01"
 
 
 # Nobody changes a fact
@@ -268,7 +270,7 @@ def test_the_event_list_tells_what_became_of_each(admin_client: Client) -> None:
     make_delivery(event, "handler:c")
     make_event("unwanted_type")
 
-    shown = re.sub("<[^>]+>", "", page(admin_client, EVENTS))
+    shown = strip_tags(page(admin_client, EVENTS))
 
     assert "1 待投递 2 已送达" in shown
     assert "无投递目标" in shown
@@ -534,6 +536,10 @@ def test_the_button_is_a_post_with_a_token(admin_user: User) -> None:
     assert strict.post(f"{DELIVERIES}{delivery.pk}/redeliver/").status_code == 403
     delivery.refresh_from_db()
     assert delivery.state == "dead"
+
+
+def test_an_event_that_nobody_wanted_has_no_button(admin_client: Client) -> None:
+    assert "redeliver/" not in page(admin_client, f"{EVENTS}{make_event().pk}/change/")
 
 
 @pytest.mark.parametrize("number", ["424242", "x", "%00"])
