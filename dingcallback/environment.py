@@ -14,6 +14,20 @@ from dotenv import dotenv_values
 
 T = TypeVar("T")
 
+_OURS = (
+    "ALLOWED_HOSTS CALLBACK_ CELERY_ CSRF_TRUSTED_ORIGINS DATABASE_ DEBUG DINGTALK_ ENDPOINT_ ENV_FILE FAILED_LIST_ "
+    "FIELD_ENCRYPTION_KEYS HANDLER_ LANGUAGE_CODE LOG_ RELAY_ RETRY_ SECRET_KEY TIME_ZONE TRUST_PROXY_HEADERS WORK_ORDER_"
+).split()
+
+
+def isolated(environment: Mapping[str, str], **settings: str) -> dict[str, str]:
+    """Return `environment` with no setting of this service but the given ones, and no `.env`.
+
+    For the demo, the tests and the benchmarks, which must never touch what a developer's `.env` points to.
+    """
+    others = {name: value for name, value in environment.items() if not name.startswith(tuple(_OURS))}
+    return {**others, "ENV_FILE": os.devnull, **settings}
+
 
 @dataclass(frozen=True)
 class SettingError:

@@ -1,0 +1,44 @@
+"""`manage.py serve`: the web server and a worker in the foreground, which `make run` starts."""
+
+import os
+import shlex
+import signal
+import sys
+from typing import Any
+
+import honcho.manager
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import connection
+
+# SQLite has one writer: threads of one process queue for it in memory, processes would poll for its lock.
+WEB = {"sqlite": "--workers 1 --blocking-threads 4", "postgresql": "--workers 2 --blocking-threads 4"}
+# deliver gives running handlers up to 8 s; honcho's own 5 s would kill it first.
+KILL_AFTER = 12
+
+
+class Command(BaseCommand):
+    """Run granian and `deliver` until Ctrl-C or SIGTERM; where one ends, end the other."""
+
+    help = "Run the web server and a worker in the foreground; Ctrl-C or SIGTERM stops both."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add --host and --port."""
+        parser.add_argument("--host", default=os.environ.get("HOST") or "127.0.0.1", help="default: HOST or 127.0.0.1")
+        parser.add_argument("--port", type=int, default=os.environ.get("PORT") or "8000", help="default: PORT or 8000")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Start both and pass their output on."""
+        python, manage = shlex.quote(sys.executable), shlex.quote(str(settings.BASE_DIR / "manage.py"))
+        address = f"--host {shlex.quote(options['host'])} --port {options['port']}"
+        web = f"{python} -m granian --interface wsgi {WEB[connection.vendor]} {address} dingcallback.wsgi:application"
+        honcho.manager.KILL_WAIT = KILL_AFTER
+        manager = honcho.manager.Manager()
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        manager.add_process("web", f"exec {web}", env=environment, cwd=settings.BASE_DIR)
+        manager.add_process("worker", f"exec {python} {manage} deliver", env=environment, cwd=settings.BASE_DIR)
+        # A closed terminal must end the children too.
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        manager.loop()
+        stopped_by_us = manager.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        sys.exit(0 if stopped_by_us else manager.returncode or 1)

@@ -1,0 +1,104 @@
+"""What the demo pushes, and the table of what became of it."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import django
+from rich.table import Table
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dingcallback.settings")
+django.setup()
+
+from callbacks.models import Delivery, Event  # noqa: E402 - models need the setup above
+from callbacks.payload import read  # noqa: E402
+from simulator.pushing import Push  # noqa: E402
+from simulator.server import Simulator  # noqa: E402
+
+PUSHES: list[tuple[str, dict[str, Any]]] = [
+    ("check_url", {}),
+    ("bpms_instance_change", {"type": "start"}),
+    ("bpms_instance_change", {"type": "finish", "result": "agree"}),
+    ("bpms_instance_change", {"type": "terminate", "result": ""}),
+    ("bpms_task_change", {"type": "start", "result": ""}),
+    ("bpms_task_change", {"type": "finish", "result": "agree"}),
+    ("user_add_org", {}),
+    ("user_leave_org", {}),
+    ("org_dept_create", {}),
+    ("org_dept_modify", {}),
+    ("org_dept_remove", {}),
+    ("brand_new_event_2030", {"anything": "a type nobody has documented"}),
+]
+
+
+@dataclass
+class Row:
+    """One push and the event it made, if it was to make one."""
+
+    label: str
+    push: Push
+    expects_event: bool
+    event: Event | None = None
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """Return the deliveries of the event as they stand now."""
+        return list(self.event.deliveries.all()) if self.event else []
+
+    @property
+    def is_handled(self) -> bool:
+        """Tell whether the push was acknowledged and all that is owed for it was delivered."""
+        stored = self.event is not None or not self.expects_event
+        return self.push.acknowledged and stored and all(d.state == Delivery.State.DELIVERED for d in self.deliveries)
+
+
+def push_all(simulator: Simulator) -> list[Row]:
+    """Push one event after the other, the last of them twice; wait for each answer."""
+    rows = []
+    for event_type, overrides in PUSHES:
+        push = simulator.push(event_type, overrides=overrides, wait=True)
+        rows.append(Row(" ".join([event_type, overrides.get("type", "")]).strip(), push, event_type != "check_url"))
+    rows.append(Row("the same once more", simulator.push(rows[-2].push.payload, wait=True), expects_event=True))
+    return rows
+
+
+def wait_until_handled(rows: list[Row], seconds: float) -> bool:
+    """Wait until every row is handled; False where some are not in time."""
+    end = time.monotonic() + seconds
+    while True:
+        for row in rows:
+            row.event = Event.objects.filter(identity=read(json.dumps(row.push.payload), "").identity).first()
+        if all(row.is_handled for row in rows):
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+
+
+def table(rows: list[Row]) -> Table:
+    """Return what arrived and what was done with it."""
+    result = Table(
+        "pushed", "answer", "event", "destination", "state", "result", title="What arrived, what became of it"
+    )
+    seen: set[int] = set()
+    for row in rows:
+        answer = "success" if row.push.acknowledged else f"[red]{row.push.reason}"
+        event = f"#{row.event.pk}" if row.event else "none (answered only)"
+        if row.event and row.event.pk in seen:
+            event += " (stored once)"
+        seen |= {row.event.pk} if row.event else set()
+        deliveries = row.deliveries or [None]
+        for delivery in deliveries:
+            result.add_row(row.label, answer, event, *_outcome(delivery))
+    return result
+
+
+def _outcome(delivery: Delivery | None) -> tuple[str, str, str]:
+    if delivery is None:
+        return "owed to nobody", "", ""
+    kept = delivery.result or {}
+    words = [str(kept[name]) for name in ("title", "status", "who", "what", "result", "recorded") if kept.get(name)]
+    state = delivery.get_state_display()
+    return delivery.destination.rpartition(".")[2], state, " ".join(words) or delivery.last_error
