@@ -39,7 +39,7 @@ def answer(simulation: Simulation, request: Request) -> Answer:
         return as_json({"error": "POST this"}, 405)
     try:
         return as_json(verb(simulation, request.fields()))
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         return as_json({"error": str(error)}, 400)
 
 
@@ -47,13 +47,14 @@ def _push(simulation: Simulation, fields: dict[str, Any]) -> dict[str, Any]:
     what = fields.get("payload", fields.get("event_type"))
     if not isinstance(what, (dict, str)) or not what:
         raise ValueError("`event_type` (a name) or `payload` (an object) is missing")
-    how: dict[str, Any] = {"style": fields.get("style"), "overrides": fields.get("set")}
-    count, fault = int(fields.get("count", 1)), fields.get("fault")
-    if fault:
-        how["count"] = max(count, 2) if "count" not in fields else count
-        pushes = simulation.push_fault(fault, what, **how)
+    overrides = fields.get("set", {})
+    if not isinstance(overrides, dict):
+        raise ValueError("`set` is no object")
+    how: dict[str, Any] = {"style": fields.get("style"), "overrides": overrides}
+    if "fault" in fields:
+        pushes = simulation.push_fault(str(fields["fault"]), what, count=int(fields.get("count", 2)), **how)
     else:
-        pushes = [simulation.push(what, **how) for _ in range(count)]
+        pushes = [simulation.push(what, **how) for _ in range(int(fields.get("count", 1)))]
     for push in pushes:
         push.wait_tried()
     return {"pushes": [_told(push) for push in pushes]}
@@ -77,6 +78,8 @@ def _fail(simulation: Simulation, fields: dict[str, Any]) -> dict[str, Any]:
 
 def _failed_list(simulation: Simulation, fields: dict[str, Any]) -> dict[str, Any]:
     entries = fields.get("entries", [fields])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("`entries` is no list of objects")
     for entry in entries:
-        simulation.add_failed(dict(entry))
+        simulation.add_failed(entry)
     return {"failed_list": len(simulation.dingtalk.failed_list)}

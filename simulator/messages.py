@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from callbacks.dingcrypto import random_text
 from simulator.receiver import SimulatorError
+from simulator.sealing import plaintext
 
 OAPI = "oapi"
 TOPAPI = "topapi"
@@ -67,7 +68,7 @@ class ApiError(SimulatorError):
 
 def as_json(data: Mapping[str, Any], status: int = 200) -> Answer:
     """Return an answer of JSON."""
-    return Answer(json.dumps(data, ensure_ascii=False).encode(), status)
+    return Answer(plaintext(data).encode(), status)
 
 
 def ok(**fields: Any) -> Answer:

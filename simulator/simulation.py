@@ -1,5 +1,6 @@
 """A simulator without its HTTP server: the state, and what can be done to it."""
 
+import secrets
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -137,9 +138,9 @@ class Simulation:
             return make(payload_or_type, corp_id=self.options.corp_id, style=style, overrides=overrides)
         return override(dict(payload_or_type), overrides or {})
 
-    def _twin(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        other = make(str(payload["EventType"]), corp_id=self.options.corp_id)
-        return {**payload, "eventId": other.get("eventId", other.get("BizId"))}
+    @staticmethod
+    def _twin(payload: Mapping[str, Any]) -> dict[str, Any]:
+        return {**payload, "eventId": secrets.token_hex(16)}
 
     def _push_reordered(self, style: str | None, overrides: Mapping[str, Any] | None) -> list[Push]:
         finish = self._payload("bpms_instance_change", style, {**(overrides or {}), "type": "finish"})

@@ -8,6 +8,8 @@ STYLES = ("camel-2026", "pascal-2023", "pascal-2018")
 
 _ENVELOPE = ("EventType", "EventTime", "CorpId", "BizId", "eventId")
 _CONTACTS = ("user_", "org_", "label_")
+# These had their own lower-case corp id and no envelope.
+_FLAT = ("attend_group_", "attend_shift_", "edu_card_", "meetingroom_")
 _LATER_APPROVAL_FIELDS = ("taskId", "businessId", "businessType")
 
 
@@ -21,7 +23,7 @@ def restyle(payload: dict[str, Any], style: str, corp_id: str, moment: int) -> d
         return _approval(kind, fields, style, corp_id)
     if kind.startswith(("edu_user_", "edu_dept_")):
         old = {"EventType": kind, "corpId": corp_id, **_education(fields)}
-    elif kind.startswith(("attend_", "meetingroom_", "edu_card_")):
+    elif kind.startswith(_FLAT):
         old = {"EventType": kind, **fields}
     elif "dataList" in fields or "DataList" in fields:
         # These carry the corp id in each row only.

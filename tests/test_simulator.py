@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -11,12 +12,11 @@ from typing import Any
 import pytest
 import requests
 
-from callbacks.dingcrypto import DingCrypto, Opened
+from callbacks.dingcrypto import Credential, DingCrypto, Keyring, Opened
+from simulator.receiver import SubscriptionError
 from simulator.server import Options, Simulator
+from tests.caller import FAST, call, failed_entries, fields, register
 from tests.receiver import AES_KEY, APP_KEY, CORP_ID, TOKEN, Receiver, right
-
-# Three attempts and the failed list within a fraction of a second.
-FAST = Options(clock_scale=200)
 
 
 @pytest.fixture
@@ -29,25 +29,6 @@ def receiver() -> Iterator[Receiver]:
 def simulator() -> Iterator[Simulator]:
     with Simulator(FAST) as simulator:
         yield simulator
-
-
-def token_of(simulator: Simulator) -> str:
-    query = {"appkey": simulator.options.app_key, "appsecret": simulator.options.app_secret}
-    return str(requests.get(f"{simulator.url}/gettoken", params=query, timeout=5).json()["access_token"])
-
-
-def call(simulator: Simulator, method: str, path: str, body: Any = None, **query: str) -> dict[str, Any]:
-    query = {"access_token": token_of(simulator), **query}
-    answer: dict[str, Any] = requests.request(method, simulator.url + path, params=query, json=body, timeout=5).json()
-    return answer
-
-
-def fields(url: str, **changes: Any) -> dict[str, Any]:
-    return {"call_back_tag": ["user_add_org"], "token": TOKEN, "aes_key": AES_KEY, "url": url, **changes}
-
-
-def register(simulator: Simulator, url: str, **changes: Any) -> dict[str, Any]:
-    return call(simulator, "POST", "/call_back/register_call_back", fields(url, **changes))
 
 
 # Registering
@@ -252,8 +233,9 @@ def test_it_tries_three_times_and_then_puts_the_event_on_the_failed_list(
     assert push.reason == "http statusCode is:503"
     assert receiver.events() == [push.payload] * 3
     assert simulator.acknowledged == []
-    page = failed_page(simulator)
-    assert page["failed_list"][0]["bpms_instance_change"]["bpmsCallBackData"] == push.payload
+    entry = failed_entries(simulator, 1)[0]
+    assert entry["call_back_tag"] == "bpms_instance_change"
+    assert entry["bpms_instance_change"] == {"bpmsCallBackData": push.payload, "corpid": CORP_ID}
 
 
 def test_it_needs_one_good_answer_of_three(simulator: Simulator, receiver: Receiver) -> None:
@@ -265,12 +247,138 @@ def test_it_needs_one_good_answer_of_three(simulator: Simulator, receiver: Recei
     assert len(simulator.dingtalk.failed_list) == 0
 
 
-def failed_page(simulator: Simulator) -> dict[str, Any]:
-    """Return the first page that is not empty."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        page = call(simulator, "GET", "/call_back/get_call_back_failed_result")
-        if page["failed_list"]:
-            return page
-        time.sleep(0.02)
-    pytest.fail("the failed list stayed empty")
+def test_a_dripping_receiver_does_not_hold_a_push(receiver: Receiver) -> None:
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                for byte in b"HTTP/1.1 200 OK\r\n" + b"X-Slow: " + b"x" * 1000:
+                    if stop.wait(0.05):
+                        return
+                    try:
+                        connection.send(bytes([byte]))
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        with Simulator(replace(FAST, time_limit=0.3)) as simulator:
+            answer = register(simulator, f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        stop.set()
+        thread.join()
+    assert answer["errcode"] == 71012
+    assert "Read timed out" in answer["errmsg"]
+
+
+def test_a_push_without_a_callback_says_so(simulator: Simulator) -> None:
+    push = simulator.push("user_add_org", wait=True)
+    assert not push.acknowledged
+    assert push.reason == "no callback is registered and none subscribed"
+
+
+def test_stopping_gives_up_what_is_not_done(receiver: Receiver) -> None:
+    with Simulator(Options(retry_delays=(3600.0,))) as simulator:
+        register(simulator, receiver.url)
+        receiver.answer = lambda _: (500, {}, "")
+        push = simulator.push("user_add_org")
+        assert push.wait_tried(5)
+    assert push.wait(5)
+    assert push.reason == "the simulator was stopped"
+    assert simulator.push("user_add_org").done()
+
+
+def test_stopping_cuts_calls_that_are_held_and_ends_every_thread(receiver: Receiver) -> None:
+    before = set(threading.enumerate())
+    with Simulator(FAST) as simulator, requests.Session() as session:
+        simulator.fail("/gettoken", "timeout")
+        held = threading.Thread(target=lambda: suppressed(session, f"{simulator.url}/gettoken"))
+        held.start()
+        while not simulator.calls:
+            time.sleep(0.01)
+        started = time.monotonic()
+    held.join()
+    assert time.monotonic() - started < 5
+    assert set(threading.enumerate()) <= before
+
+
+def suppressed(session: requests.Session, url: str) -> None:
+    with pytest.raises(requests.RequestException):
+        session.get(url, timeout=30)
+
+
+def test_a_console_subscription_is_asked_and_sealed_for_the_app(simulator: Simulator, receiver: Receiver) -> None:
+    receiver.keyring = Keyring([Credential("consoletoken", AES_KEY)], [APP_KEY])
+    simulator.subscribe(receiver.url, "consoletoken", AES_KEY)
+    assert simulator.push("check_in", wait=True).acknowledged
+    assert [opened.owner_key for opened in receiver.opened] == [APP_KEY, APP_KEY]
+    assert call(simulator, "GET", "/call_back/get_call_back")["errcode"] == 71007
+
+
+def test_a_console_subscription_is_refused_with_the_reason(simulator: Simulator, receiver: Receiver) -> None:
+    receiver.answer = lambda _: (200, {}, "success")
+    receiver.keyring = Keyring([Credential("consoletoken", AES_KEY)], [APP_KEY])
+    with pytest.raises(SubscriptionError, match="the answer is not JSON"):
+        simulator.subscribe(receiver.url, "consoletoken", AES_KEY)
+    with pytest.raises(SubscriptionError, match="a token of 3-32"):
+        simulator.subscribe(receiver.url, "no-hyphens", AES_KEY)
+    assert simulator.callback is None
+
+
+# Pushes that go wrong
+
+
+@pytest.mark.parametrize(
+    ("fault", "msg"),
+    [
+        ("signature", "signature mismatch"),
+        ("owner_key", "sealed for ding"),
+        ("aes_key", "decryption failed"),
+        ("padding", "decryption failed"),
+        ("ciphertext", "whole AES blocks"),
+        ("stale", "stale timestamp"),
+        ("json", "no JSON"),
+    ],
+)
+def test_a_spoilt_push_is_spoilt_in_the_way_that_was_asked_for(
+    simulator: Simulator, receiver: Receiver, fault: str, msg: str
+) -> None:
+    register(simulator, receiver.url)
+    (push,) = simulator.push_fault(fault)
+    assert push.wait(5)
+    assert len(push.attempts) == 1
+    assert push.attempts[0].status in (400, 403)
+    assert msg in push.attempts[0].answer
+    assert receiver.events() == []
+
+
+def test_a_duplicate_is_the_same_event_and_a_twin_has_another_id(simulator: Simulator, receiver: Receiver) -> None:
+    register(simulator, receiver.url)
+    same = simulator.push_fault("duplicate", "bpms_instance_change", count=3)
+    twins = simulator.push_fault("twin", "bpms_instance_change")
+    assert all(push.wait(5) and push.acknowledged for push in (*same, *twins))
+    assert len(same) == 3
+    assert same[0].payload == same[1].payload == same[2].payload
+    assert twins[0].payload != twins[1].payload
+    assert {**twins[0].payload, "eventId": ""} == {**twins[1].payload, "eventId": ""}
+
+
+def test_a_burst_is_many_events(simulator: Simulator, receiver: Receiver) -> None:
+    register(simulator, receiver.url)
+    burst = simulator.push_fault("burst", count=40)
+    assert all(push.wait(10) and push.acknowledged for push in burst)
+    assert len({payload["eventId"] for payload in receiver.events()}) == 40
+
+
+def test_reordered_is_the_finish_before_the_start_of_one_instance(simulator: Simulator, receiver: Receiver) -> None:
+    register(simulator, receiver.url)
+    assert all(push.wait(5) and push.acknowledged for push in simulator.push_fault("reordered"))
+    first, second = receiver.events()
+    assert (first["type"], second["type"]) == ("finish", "start")
+    assert first["processInstanceId"] == second["processInstanceId"]
+    assert first["createTime"] == second["createTime"]
+    instance = call(
+        simulator, "POST", "/topapi/processinstance/get", {"process_instance_id": first["processInstanceId"]}
+    )
+    assert instance["process_instance"]["status"] == "COMPLETED"
