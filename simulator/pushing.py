@@ -45,18 +45,19 @@ class Push:
         with self._changed:
             return self._changed.wait_for(lambda: self._done or bool(self.attempts), timeout)
 
-    def tried(self, made: Attempt) -> None:
-        """Note an attempt."""
+    def tried(self, made: Attempt, *, last: bool) -> None:
+        """Note an attempt; `last`: no further one will be made."""
         with self._changed:
             self.attempts.append(made)
             self.reason = made.reason
+            self.acknowledged = not made.reason
+            self._done = last
             self._changed.notify_all()
 
-    def finish(self, *, acknowledged: bool, reason: str = "") -> None:
-        """Note that no further attempt will be made."""
+    def give_up(self, reason: str) -> None:
+        """Note why no further attempt will be made."""
         with self._changed:
-            self.acknowledged = acknowledged
-            self.reason = reason or self.reason
+            self.reason = reason
             self._done = True
             self._changed.notify_all()
 
@@ -125,8 +126,8 @@ class Pusher:
             self._stopped = True
         self._later.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        for push in list(self._open):
-            self._finish(push, acknowledged=False, reason=STOPPED)
+        for push in self._open:
+            push.give_up(STOPPED)
 
     def submit(self, push: Push) -> None:
         """Make the next attempt at `push` as soon as a connection is free."""
@@ -135,33 +136,31 @@ class Pusher:
                 self._open.add(push)
                 self._pool.submit(self._try, push)
                 return
-        push.finish(acknowledged=False, reason=STOPPED)
+        push.give_up(STOPPED)
 
     def _try(self, push: Push) -> None:
         callback = self._callback()
         if callback is None:
-            self._finish(push, acknowledged=False, reason=NO_CALLBACK)
+            self._close(push)
+            push.give_up(NO_CALLBACK)
             return
-        url, body = seal_push(callback, plaintext(push.payload), self._options.query_names, push.fault)
-        made = attempt(callback, url, body, self._options.time_limit)
-        push.tried(made)
+        options = self._options
+        url, body = seal_push(callback, plaintext(push.payload), options.query_names, push.fault)
+        made = attempt(callback, url, body, options.time_limit)
+        retries = len(push.attempts)
+        if made.reason and push.retry and retries < len(options.retry_delays):
+            push.tried(made, last=False)
+            self._later.call(options.retry_delays[retries] / options.clock_scale, lambda: self.submit(push))
+            return
+        # Whoever waits for the push finds it in the lists.
         if not made.reason:
             self.acknowledged.append(push.payload)
-            self._finish(push, acknowledged=True)
-        elif push.retry and len(push.attempts) <= len(self._options.retry_delays):
-            delay = self._options.retry_delays[len(push.attempts) - 1] / self._options.clock_scale
-            self._later.call(delay, lambda: self.submit(push))
-        else:
-            self._give_up(push)
-
-    def _give_up(self, push: Push) -> None:
-        if push.retry:
-            options = self._options
+        elif push.retry:
             entry = failed.entry(push.payload, options.failed_shape, options.corp_id, time.time())
             self._failed_list.add(entry, options.failed_list_delay / options.clock_scale)
-        self._finish(push, acknowledged=False)
+        self._close(push)
+        push.tried(made, last=True)
 
-    def _finish(self, push: Push, *, acknowledged: bool, reason: str = "") -> None:
+    def _close(self, push: Push) -> None:
         with self._lock:
             self._open.discard(push)
-        push.finish(acknowledged=acknowledged, reason=reason)

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from callbacks.dingcrypto import Credential, DingCrypto, Keyring, Opened
-from simulator.receiver import SubscriptionError
+from simulator.receiver import Callback, SubscriptionError, wrong_with
 from simulator.server import Options, Simulator
 from tests.caller import FAST, call, failed_entries, fields, register
 from tests.receiver import AES_KEY, APP_KEY, CORP_ID, TOKEN, Receiver, right
@@ -188,6 +188,18 @@ def test_it_refuses_an_answer_that_is_not_the_sealed_success(
     assert refused["errmsg"].startswith("返回文本非success, HTTP请求结果校验返回字段值失败 HttpRequest: curl '")
     assert "HttpCode:200 HttpReponse:" in refused["errmsg"]
     assert simulator.callback is None
+
+
+def test_it_accepts_a_published_answer() -> None:
+    callback = Callback("", "tokenxxxx", "o1w0aum42yaptlz8alnhwikjd3jenzt9cb9wmzptgus", "dingxxxxxx")
+    answer = {
+        "msg_signature": "f36f4ba5337d426c7d4bca0dbcb06b3ddc1388fc",
+        "timeStamp": "1605695694141",
+        "nonce": "WelUQl6bCqcBa2fM",
+        "encrypt": "X1VSe9cTJUMZu60d3kyLYTrBq5578ZRJtteU94wG0Q4Uk6E/wQYeJRIC0/UFW5Wkya1Ihz9oXAdLlyC9TRaqsQ==",
+    }
+    assert wrong_with(json.dumps(answer), callback) == ""
+    assert "token" in wrong_with(json.dumps({**answer, "timeStamp": "1605695694142"}), callback)
 
 
 @pytest.mark.parametrize("status", [201, 204, 302, 403, 500])
