@@ -1,6 +1,5 @@
 """Pages of the failed list for people: read-only, the raw answer and the entries that could not be read."""
 
-# ruff: noqa: ARG002 - the signatures are Django's
 import json
 from typing import Any
 

@@ -14,7 +14,7 @@ _TAG = re.compile(r"[A-Za-z0-9_]{1,128}")
 
 
 @register()
-def check_addresses(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001
+def check_addresses(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Report addresses that are no URLs; the callback's may be missing, as a console subscription doesn't need it."""
     return [
         *_address_errors("DINGTALK_CALLBACK_URL", "https://your.domain/dingtalk/callback/", "registrar.E001"),
@@ -24,7 +24,7 @@ def check_addresses(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
 
 
 @register()
-def check_tags(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001
+def check_tags(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Report event types that no event type of DingTalk's looks like."""
     return [
         Error(

@@ -50,6 +50,7 @@ class DingTalkClient:
     oapi_url: str = "https://oapi.dingtalk.com"
     api_url: str = "https://api.dingtalk.com"
     workflow_api: str = "auto"
+    timeout: float = READ_TIMEOUT
 
     _shared: ClassVar[dict[tuple[str, ...], _Shared]] = {}
 
@@ -73,7 +74,7 @@ class DingTalkClient:
         with shared.lock:
             if not shared.token or time.monotonic() >= shared.renew_at:
                 query = {"appkey": self.app_key, "appsecret": self.app_secret}
-                data = decipher(*exchange("GET", f"{self.oapi_url}/gettoken", query, READ_TIMEOUT))
+                data = decipher(*exchange("GET", f"{self.oapi_url}/gettoken", query, self.timeout))
                 lifetime = float(data.get("expires_in") or 7200)
                 shared.token = _required(data, "access_token", str)
                 shared.renew_at = time.monotonic() + max(lifetime - TOKEN_MARGIN, lifetime / 2)
@@ -104,7 +105,7 @@ class DingTalkClient:
         path = "/call_back/get_call_back_failed_result"
 
         def ask(token: str) -> str:
-            status, body = exchange("GET", self.oapi_url + path, {"access_token": token}, READ_TIMEOUT)
+            status, body = exchange("GET", self.oapi_url + path, {"access_token": token}, self.timeout)
             # whatever is no refusal may hold entries, and exists nowhere else any more
             with suppress(BrokenAnswer):
                 decipher(status, body)
@@ -144,7 +145,7 @@ class DingTalkClient:
         def ask(token: str) -> dict[str, Any]:
             url = f"{self.api_url}/v1.0/workflow/processInstances"
             query, headers = {"processInstanceId": process_instance_id}, {"x-acs-dingtalk-access-token": token}
-            return decipher(*exchange("GET", url, query, READ_TIMEOUT, headers=headers))
+            return decipher(*exchange("GET", url, query, self.timeout, headers=headers))
 
         return old_shape(_required(self._with_token(ask), "result", dict))
 
@@ -153,9 +154,10 @@ class DingTalkClient:
         self._oapi("POST", path, body, VALIDATION_TIMEOUT)
 
     def _oapi(
-        self, method: str, path: str, body: dict[str, Any] | None = None, timeout: float = READ_TIMEOUT
+        self, method: str, path: str, body: dict[str, Any] | None = None, patience: float = 0.0
     ) -> dict[str, Any]:
         def ask(token: str) -> dict[str, Any]:
+            timeout = patience or self.timeout
             return decipher(*exchange(method, self.oapi_url + path, {"access_token": token}, timeout, json=body))
 
         return self._with_token(ask)

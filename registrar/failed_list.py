@@ -4,7 +4,7 @@ A page is committed as it came before its entries become events and before the n
 this midway, the next call first imports the pages that are left, then goes on.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ class Imported(NamedTuple):
     has_more: bool
 
 
-def read_failed_list(client: DingTalkClient) -> Iterator[Imported]:
+def read_failed_list(client: DingTalkClient) -> Generator[Imported, None, None]:
     """Import what earlier readers left, then read page after page until DingTalk has no more; yield each when done.
 
     Raises ListHeld where another reader is at it, BrokenAnswer after a page that broke off, and what the client raises.

@@ -40,7 +40,7 @@ class Command(BaseCommand):
             sub.add_argument("--json", action="store_true", help="print one JSON document")
             verb.add_arguments(sub)
 
-    def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002 - Django's signature
+    def handle(self, *args: Any, **options: Any) -> None:
         """Run the verb; whatever stops it becomes one line with the cause and the next step."""
         verb = VERBS[options["verb"]]
         if verb.needs_settings:

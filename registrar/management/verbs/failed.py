@@ -5,7 +5,7 @@ from registrar.failed_list import Imported, read_failed_list
 from registrar.management.verbs.report import Options, Report, Verb, no_arguments, table
 
 
-def _failed(options: Options) -> Report:  # noqa: ARG001 - every verb takes its options
+def _failed(options: Options) -> Report:
     pages = list(read_failed_list(DingTalkClient.from_settings()))
     rows = [_row(imported) for imported in pages]
     total = {name: sum(row[name] for row in rows) for name in ("new", "known", "unreadable")}

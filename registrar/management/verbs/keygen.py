@@ -4,7 +4,7 @@ from registrar.keys import new_aes_key, new_secret_key, new_token
 from registrar.management.verbs.report import Options, Report, Verb, no_arguments
 
 
-def _keygen(options: Options) -> Report:  # noqa: ARG001 - every verb takes its options
+def _keygen(options: Options) -> Report:
     made = {"DINGTALK_TOKEN": new_token(), "DINGTALK_AES_KEY": new_aes_key(), "SECRET_KEY": new_secret_key()}
     return Report(dict(made), [f"{name}={value}" for name, value in made.items()])
 
