@@ -1,15 +1,19 @@
 """Store each event once, together with every delivery it is owed to; the only writer of Event."""
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models.functions import Now
 
 from callbacks.models import Delivery, Event
 from callbacks.payload import Payload
 from callbacks.routing import router
+
+_sqlite_writer = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,28 @@ def receive(payload: Payload, source: str = Event.Source.CALLBACK, within: float
 
 @contextmanager
 def _patience(seconds: float | None) -> Iterator[None]:
-    """Wait no longer than `seconds` for SQLite's write lock."""
+    """Wait no longer than `seconds` for SQLite's one write lock.
+
+    Threads of this process queue for it in memory: SQLite's own waiting is polling, and starves some of them.
+    """
     if seconds is None or connection.vendor != "sqlite":
         yield
         return
-    usual = connection.settings_dict["OPTIONS"]["timeout"]
+    until = time.monotonic() + seconds
+    if not _sqlite_writer.acquire(timeout=seconds):
+        raise OperationalError("database is locked by another request")
+    try:
+        usual = connection.settings_dict["OPTIONS"]["timeout"]
+        with _busy_timeout(until - time.monotonic(), usual):
+            yield
+    finally:
+        _sqlite_writer.release()
+
+
+@contextmanager
+def _busy_timeout(seconds: float, usual: float) -> Iterator[None]:
     with connection.cursor() as cursor:
-        cursor.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
+        cursor.execute(f"PRAGMA busy_timeout = {max(int(seconds * 1000), 1)}")
     try:
         yield
     finally:
