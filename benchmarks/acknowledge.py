@@ -84,7 +84,7 @@ def make_bare_table(database: str) -> None:
             connection.execute(statement.format("integer"))
         return
     with psycopg.connect(database) as postgresql:
-        postgresql.execute(statement.format("bigserial"))  # type: ignore[arg-type]  # a constant of ours
+        postgresql.execute(statement.format("bigserial"))
 
 
 @contextmanager

@@ -79,25 +79,27 @@ def wait_until_handled(rows: list[Row], seconds: float) -> bool:
 
 def table(rows: list[Row]) -> Table:
     """Return what arrived and what was done with it."""
-    result = Table(
-        "pushed", "answer", "event", "destination", "state", "result", title="What arrived, what became of it"
-    )
+    result = Table(title="What arrived, and what became of it")
+    for heading in ("pushed", "answer", "event", "destination", "state", "result"):
+        result.add_column(heading, overflow="fold")
     seen: set[int] = set()
     for row in rows:
         answer = "success" if row.push.acknowledged else f"[red]{row.push.reason}"
-        event = f"#{row.event.pk}" if row.event else "none (answered only)"
-        if row.event and row.event.pk in seen:
-            event += " (stored once)"
-        seen |= {row.event.pk} if row.event else set()
-        deliveries = row.deliveries or [None]
-        for delivery in deliveries:
-            result.add_row(row.label, answer, event, *_outcome(delivery))
+        for outcome in [_outcome(delivery) for delivery in row.deliveries] or [("owed to nobody", "", "")]:
+            result.add_row(row.label, answer, _number(row.event, seen), *outcome)
     return result
 
 
-def _outcome(delivery: Delivery | None) -> tuple[str, str, str]:
-    if delivery is None:
-        return "owed to nobody", "", ""
+def _number(event: Event | None, seen: set[int]) -> str:
+    """Return an event's number, saying so where it was in the table before."""
+    if event is None:
+        return "none (answered only)"
+    repeated = " (stored once)" if event.pk in seen else ""
+    seen.add(event.pk)
+    return f"#{event.pk}{repeated}"
+
+
+def _outcome(delivery: Delivery) -> tuple[str, str, str]:
     kept = delivery.result or {}
     words = [str(kept[name]) for name in ("title", "status", "who", "what", "result", "recorded") if kept.get(name)]
     state = delivery.get_state_display()
