@@ -4,6 +4,7 @@ import io
 import logging
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 import responses
 
-from registrar import client as client_module
 from registrar import errors
 from registrar.client import DingTalkClient
 from registrar.instances import old_shape
@@ -93,18 +93,17 @@ def test_another_app_gets_a_token_of_its_own(simulator: Simulator) -> None:
         client_of(simulator, app_secret="another").token()
 
 
-def test_a_token_is_renewed_shortly_before_it_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(client_module.time, "monotonic", lambda: now[0])
+def test_a_token_is_renewed_before_it_expires() -> None:
     with responses.RequestsMock() as dingtalk:
-        dingtalk.get(f"{OAPI}/gettoken", json={"errcode": 0, "access_token": "first", "expires_in": 7200})
+        dingtalk.get(f"{OAPI}/gettoken", json={"errcode": 0, "access_token": "first", "expires_in": 1})
         asked = DingTalkClient("dingkey", SECRET)
         assert asked.token() == "first"
-        now[0] += 6800
-        assert asked.token() == "first"
         dingtalk.upsert("GET", f"{OAPI}/gettoken", json={"errcode": 0, "access_token": "second", "expires_in": 7200})
-        now[0] += 200
+        assert asked.token() == "first"
+        time.sleep(0.55)
         assert asked.token() == "second"
+        kept_for = asked._state().renew_at - time.monotonic()
+        assert 6800 < kept_for < 7000
 
 
 @pytest.mark.parametrize("fault", ["token_expired", "token_invalid"])
@@ -343,13 +342,12 @@ def test_half_an_answer_of_the_failed_list_is_handed_over_as_far_as_it_came(simu
     assert not half.endswith("}")
 
 
-def test_a_call_that_gets_no_answer_ends_with_its_time_limit(
-    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client_module, "READ_TIMEOUT", 0.3)
+def test_a_call_that_gets_no_answer_ends_with_its_time_limit(simulator: Simulator) -> None:
     simulator.fail(OLD_INSTANCE, "timeout")
+    began = time.monotonic()
     with pytest.raises(errors.NotReached, match="no answer"):
-        client_of(simulator).process_instance("i-1")
+        client_of(simulator, timeout=0.3).process_instance("i-1")
+    assert time.monotonic() - began < 2
 
 
 def test_a_body_that_drips_ends_with_the_time_limit_too() -> None:
@@ -412,12 +410,10 @@ def everything_told(error: BaseException) -> str:
 def test_no_secret_reaches_a_log_or_an_exception(
     simulator: Simulator,
     everything_logged: io.StringIO,
-    monkeypatch: pytest.MonkeyPatch,
     fault: str,
     path: str,
 ) -> None:
-    monkeypatch.setattr(client_module, "READ_TIMEOUT", 0.3)
-    asking = client_of(simulator, workflow_api="v1.0" if path == NEW_INSTANCE else "topapi")
+    asking = client_of(simulator, workflow_api="v1.0" if path == NEW_INSTANCE else "topapi", timeout=0.3)
     token = asking.token()
     DingTalkClient._shared.clear()
     told = repr(asking)
