@@ -9,6 +9,7 @@ the sorted token, timestamp, nonce and the `encrypt` string exactly as it was se
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 import string
 import struct
@@ -21,6 +22,7 @@ AES_BLOCK = 16
 PADDING_BLOCK = 32
 RANDOM_PREFIX = 16
 _LETTERS_AND_DIGITS = string.ascii_letters + string.digits
+_IDENTIFIER = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 
 
 class CallbackError(Exception):
@@ -145,7 +147,7 @@ class Credential:
 class Opened:
     """An opened envelope: its text, its request's timestamp and nonce, and the means to answer it."""
 
-    text: str
+    text: str = field(repr=False)
     timestamp: str
     nonce: str
     _crypto: DingCrypto = field(repr=False)
@@ -243,5 +245,7 @@ def _as_text(message: bytes) -> str:
 
 
 def _printable(owner: bytes) -> str:
-    """Return a foreign owner key for a log line: ASCII only, at most 64 characters."""
-    return ascii(owner.decode("utf-8", "replace"))[1:-1][:64] or "nobody"
+    """Return a foreign owner key for a log line, unless it may be the end of a message whose length was wrong."""
+    if not owner:
+        return "nobody"
+    return owner.decode() if _IDENTIFIER.fullmatch(owner) else "what is no identifier"
