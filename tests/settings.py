@@ -33,8 +33,9 @@ os.environ.update(
 )
 
 from dingcallback.settings import *  # noqa: E402, F403
-from dingcallback.settings import DATABASES  # noqa: E402
+from dingcallback.settings import DATABASES, INSTALLED_APPS  # noqa: E402
 
+INSTALLED_APPS += ["tests.shop"]  # an app with handlers of its own, as whoever uses the service writes one
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 if DATABASE != "postgresql":
     # A file, not memory: threads and processes share it as they do in production.
