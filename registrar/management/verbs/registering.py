@@ -1,9 +1,11 @@
 """`register` and `update`: tell DingTalk where to push."""
 
 from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
 
 from registrar.client import DingTalkClient
+from registrar.errors import DingTalkError
 from registrar.management.verbs.report import MASK, Options, Report, Verb, add_reveal, facts
 from registrar.registration import Change, Registration, look, register, update
 
@@ -25,13 +27,25 @@ def _add_register(parser: ArgumentParser) -> None:
 def _register(options: Options) -> Report:
     wanted = _wanted(options)
     warnings = look(wanted, is_restored=bool(options["file"]))
-    return _report(register(DingTalkClient.from_settings(), wanted, options["or_update"]), wanted, warnings, options)
+    client = DingTalkClient.from_settings()
+    change = _told(warnings, lambda: register(client, wanted, options["or_update"]))
+    return _report(change, wanted, warnings, options)
 
 
 def _update(options: Options) -> Report:
     wanted = _wanted(options)
     warnings = look(wanted)
-    return _report(update(DingTalkClient.from_settings(), wanted), wanted, warnings, options)
+    client = DingTalkClient.from_settings()
+    return _report(_told(warnings, lambda: update(client, wanted)), wanted, warnings, options)
+
+
+def _told(warnings: list[str], change: Callable[[], Change]) -> Change:
+    """Make the change; where DingTalk refuses, what was warned of may be why, so it joins the one line."""
+    try:
+        return change()
+    except DingTalkError as error:
+        error.step = "; ".join([error.step, *warnings])
+        raise
 
 
 def _wanted(options: Options) -> Registration:
