@@ -58,9 +58,8 @@ def read(body: str, salt: str) -> Payload:
     of the failed list its place there. Raises MalformedPayload.
     """
     data = parse(body)
-    fields = Fields(data)
     corp = corp_id(data)
-    return Payload(event_type(data), corp, identity(fields, corp, salt), subject(fields, corp), data, body)
+    return Payload(event_type(data), corp, identity(data, corp, salt), subject(data, corp), data, body)
 
 
 def parse(body: str) -> dict[str, Any]:
@@ -82,20 +81,17 @@ def parse(body: str) -> dict[str, Any]:
 
 
 class Fields:
-    """A payload's top-level values by lower-case key; of two spellings the first in the payload counts."""
+    """A payload's top-level values, by key in any case."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
-        self._values: dict[str, Any] = {}
+        self._data = data
+        self._by_lower_key: dict[str, Any] = {}
         for key, value in data.items():
-            self._values.setdefault(key.lower(), value)
-
-    def canonical(self) -> dict[str, Any]:
-        """Return every value by its lower-case key."""
-        return self._values
+            self._by_lower_key.setdefault(key.lower(), value)
 
     def get(self, name: str) -> Any:
-        """Return the value of `name` in any spelling, or None."""
-        return self._values.get(name.lower())
+        """Return the value of `name`, else of its first other spelling, or None."""
+        return self._data[name] if name in self._data else self._by_lower_key.get(name.lower())
 
     def text(self, *names: str) -> str:
         """Return the first of the named values that is a non-empty string or a number, as text; else ''."""
@@ -108,7 +104,7 @@ class Fields:
 
 def event_type(data: Mapping[str, Any]) -> str:
     """Return the `EventType`: that exact spelling first, since some events carry an `eventType` of another meaning."""
-    value = data["EventType"] if "EventType" in data else Fields(data).get("EventType")
+    value = Fields(data).get("EventType")
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_EVENT_TYPE:
         raise MalformedPayload(f"`EventType` must be a string of 1 to {MAX_EVENT_TYPE} characters")
     return value
@@ -117,19 +113,20 @@ def event_type(data: Mapping[str, Any]) -> str:
 def corp_id(data: Mapping[str, Any]) -> str:
     """Return the corp id from the top, or from the first of `DataList`; '' where there is none."""
     fields = Fields(data)
-    found = Fields({"CorpId": data.get("CorpId")}).text("CorpId") or fields.text("CorpId")
+    found = fields.text("CorpId")
     rows = fields.get("DataList")
     if not found and isinstance(rows, list) and rows and isinstance(rows[0], dict):
         found = Fields(rows[0]).text("CorpId")
     return found[:MAX_EVENT_TYPE]
 
 
-def identity(fields: Fields, corp: str, salt: str) -> str:
+def identity(data: Mapping[str, Any], corp: str, salt: str) -> str:
     """Return what makes two pushes the same event.
 
     An approval's business key, so that a push, its copy in the failed list and a twin under another `eventId` are one;
     else corp and `eventId`; else a fingerprint, salted where the payload carries no time.
     """
+    fields = Fields(data)
     key = _approval_key(fields)
     if key:
         return f"approval:{_digest(key)}"
@@ -137,14 +134,15 @@ def identity(fields: Fields, corp: str, salt: str) -> str:
     if event_id:
         return f"event-id:{_digest([corp, event_id])}"
     times = (*_TIMES, "createtime", "finishtime") if fields.text("EventType") in APPROVAL_TYPES else _TIMES
-    return f"fingerprint:{_digest([fields.canonical(), '' if fields.text(*times) else salt])}"
+    return f"fingerprint:{_digest([data, '' if fields.text(*times) else salt])}"
 
 
-def subject(fields: Fields, corp: str) -> str:
+def subject(data: Mapping[str, Any], corp: str) -> str:
     """Return `<corp>:<kind>:<id>`, what the event is about, or '' where it is about nothing that has an order.
 
     Several users (departments) in one event are a subject of their own.
     """
+    fields = Fields(data)
     for kind, names in _SUBJECTS:
         for name in names:
             ids = _ids(fields.get(name))
