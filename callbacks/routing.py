@@ -1,7 +1,7 @@
 """Which handlers want which events: `router.on("user_add_org")`. Pure: no Django, no I/O."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from callbacks.payload import Fields
 
 HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., dict[str, Any] | None])
-Wanted = str | int | list[str] | list[int] | list[str | int]
+Wanted = str | int | Collection[str] | Collection[int] | Collection[str | int]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Router:
     ) -> Callable[[HandlerFunction], HandlerFunction]:
         """Register a handler for event types by name or glob (`org_dept_*`).
 
-        `where`: values (or lists of values) that payload fields must have, keys in any case, compared as text.
+        `where`: values (or collections of values) that payload fields must have, keys in any case, compared as text.
         `atomic`: run in the transaction that settles the delivery, so that what it writes to rows takes effect once.
         The function takes `event` and, if it names it, `delivery`; a dict that it returns is kept as the result.
         """
@@ -78,7 +78,7 @@ class Router:
 
 
 def _matches(value: Any, wanted: Wanted) -> bool:
-    accepted = {str(item) for item in (wanted if isinstance(wanted, list) else [wanted])}
+    accepted = {str(item) for item in ([wanted] if isinstance(wanted, (str, int)) else wanted)}
     values = value if isinstance(value, list) else [value]
     return any(str(item) in accepted for item in values if item is not None)
 
