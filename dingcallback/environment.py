@@ -17,12 +17,12 @@ T = TypeVar("T")
 _OURS = (
     *("CALLBACK_", "CELERY_", "DATABASE_", "DINGTALK_", "ENDPOINT_", "FAILED_LIST_", "HANDLER_", "LOG_", "RELAY_"),
     *("RETRY_", "WORK_ORDER_", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "DEBUG", "ENV_FILE", "SECRET_KEY"),
-    *("FIELD_ENCRYPTION_KEYS", "LANGUAGE_CODE", "TIME_ZONE", "TRUST_PROXY_HEADERS"),
+    *("FIELD_ENCRYPTION_KEYS", "LANGUAGE_CODE", "DJANGO_SETTINGS_MODULE", "TIME_ZONE", "TRUST_PROXY_HEADERS"),
 )
 
 
 def isolated(environment: Mapping[str, str], **settings: str) -> dict[str, str]:
-    """Return `environment` with no setting of this service but the given ones, and no `.env`.
+    """Return `environment` with no setting of this service (of any settings module) but the given ones, no `.env`.
 
     For the demo, the tests and the benchmarks, which must never touch what a developer's `.env` points to.
     """
