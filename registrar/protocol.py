@@ -130,7 +130,8 @@ KNOWN: dict[str, Known] = {
     "71012": Known(
         Refused,
         "DingTalk could not reach the callback address, or it answered late, redirected, or not with 200",
-        "check that DINGTALK_CALLBACK_URL is public and answers `curl -i` with 200 within a second and no redirect",
+        "mend what HttpReponse says, or check that DINGTALK_CALLBACK_URL is public and answers `curl -i` with 200 "
+        "within a second and no redirect",
     ),
     "71013": Known(
         Refused,

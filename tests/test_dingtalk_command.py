@@ -79,7 +79,7 @@ def test_it_registers_with_a_real_handshake(simulator: Simulator, service: str, 
     said = dingtalk("register")
     assert said.status == 0
     assert service in said.out
-    assert "7 event types" in said.out
+    assert "pushed to this address: 7." in said.out
     assert simulator.callback is not None
     assert simulator.callback.url == service
     assert simulator.callback.token == settings.DINGTALK_TOKEN
@@ -341,7 +341,7 @@ def test_failed_stores_the_events_and_counts(simulator: Simulator) -> None:
     counts = {"new": 1, "known": 0, "unreadable": 1}
     assert said == {**counts, "pages": [{"page": page.pk, **counts}]}
     assert Event.objects.get().source == "failed_list"
-    assert "0 events are new, 0 were known, 0 entries are unreadable." in dingtalk("failed").out
+    assert "New events: 0, known before: 0, unreadable entries: 0." in dingtalk("failed").out
 
 
 @pytest.mark.django_db

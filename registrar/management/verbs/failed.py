@@ -12,10 +12,8 @@ def _failed(options: Options) -> Report:
     shown = table("page", "new events", "known before", "unreadable")
     for row in rows:
         shown.add_row(*(str(row[name]) for name in ("page", "new", "known", "unreadable")))
-    sentence = (
-        f"{total['new']} events are new, {total['known']} were known, {total['unreadable']} entries are unreadable"
-    )
-    ending = " and kept in their pages (admin: failed list pages)." if total["unreadable"] else "."
+    sentence = f"New events: {total['new']}, known before: {total['known']}, unreadable entries: {total['unreadable']}"
+    ending = ", which stay in their pages (admin: failed list pages)." if total["unreadable"] else "."
     return Report({**total, "pages": rows}, [shown, sentence + ending])
 
 

@@ -71,7 +71,7 @@ def _report(change: Change, wanted: Registration, warnings: list[str], options: 
     }
     rows = {"url": wanted.url, **secrets, "added": ", ".join(change.added) or "none"}
     rows["removed"] = ", ".join(change.removed) or "none"
-    sentence = f"{change.action.capitalize()}: {len(wanted.tags)} event types are pushed to this address."
+    sentence = f"{change.action.capitalize()}. Event types pushed to this address: {len(wanted.tags)}."
     return Report(data, [facts(rows), sentence], warnings)
 
 

@@ -67,7 +67,8 @@ def _shown(data: dict[str, Any], is_validation: bool) -> list[RenderableType]:
         return [*shown, f"Stored as event {data['event']}; no handler wants it."]
     deliveries = table("destination", "state", "attempts", "result or error")
     for row in data["deliveries"]:
-        outcome = row["last_error"] or json.dumps(row["result"], ensure_ascii=False)
+        result = "" if row["result"] is None else json.dumps(row["result"], ensure_ascii=False)
+        outcome = row["last_error"] or result
         deliveries.add_row(row["destination"], row["state"], str(row["attempts"]), outcome)
     sentence = f"Stored as event {data['event']}."
     if any(row["state"] == "pending" and not row["attempts"] for row in data["deliveries"]):
