@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from callbacks import admin_lists, display, outbox
 from callbacks.models import Attempt, Delivery, Event
+from callbacks.payload import MAX_DEPTH
 
 ROOT = Path(__file__).resolve().parent.parent
 EVENTS, DELIVERIES, ATTEMPTS = ("/admin/callbacks/event/", "/admin/callbacks/delivery/", "/admin/callbacks/attempt/")
@@ -212,7 +214,7 @@ def test_a_delivery_behind_another_of_its_subject_says_so(admin_client: Client) 
 
 def test_a_payload_that_grows_when_it_is_indented_is_cut(admin_client: Client) -> None:
     nested: Any = ["x"] * 20_000
-    for _level in range(450):
+    for _level in range(MAX_DEPTH - 2):
         nested = [nested]
     event = make_event(payload={"EventType": "x", "deep": nested}, body="y" * 1_000_000)
 
@@ -220,6 +222,19 @@ def test_a_payload_that_grows_when_it_is_indented_is_cut(admin_client: Client) -
 
     assert len(shown) < 4 * display.MAX_SHOWN
     assert shown.count("此处截断") == 2
+
+
+def test_a_payload_is_not_indented_beyond_what_is_shown() -> None:
+    nested: Any = ["x"] * 50_000
+    for _level in range(450):
+        nested = [nested]
+
+    tracemalloc.start()
+    display.pretty(nested)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 5_000_000  # in full it would be 45 MB
 
 
 def test_times_are_those_of_the_configured_time_zone() -> None:
