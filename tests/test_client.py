@@ -1,6 +1,7 @@
 """The client over real sockets to the simulator; `responses` only where a clock or an odd answer is needed."""
 
 import io
+import json
 import logging
 import socket
 import threading
@@ -142,7 +143,7 @@ def test_a_revoked_token_costs_one_renewal_for_all_calls_after_it(simulator: Sim
 def test_a_missing_permission_drops_the_token_once(simulator: Simulator) -> None:
     asking = client_of(simulator)
     simulator.fail(GET_FAILED, "permission")
-    assert '"failed_list": []' in asking.failed_callbacks()
+    assert json.loads(asking.failed_callbacks())["failed_list"] == []
     simulator.fail(GET_FAILED, "permission", times=2)
     with pytest.raises(errors.PermissionMissing, match="权限管理"):
         asking.failed_callbacks()
@@ -338,7 +339,7 @@ def test_half_an_answer_of_the_failed_list_is_handed_over_as_far_as_it_came(simu
     simulator.add_failed({"call_back_tag": "user_add_org", "event_time": 1, "user_add_org": {"userid": ["u-1"]}})
     simulator.fail(GET_FAILED, "half")
     half = client_of(simulator).failed_callbacks()
-    assert half.startswith('{"errcode": 0')
+    assert half.startswith('{"errcode":')
     assert not half.endswith("}")
 
 
