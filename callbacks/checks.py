@@ -42,8 +42,8 @@ def check_work_order_handler(app_configs: Sequence[AppConfig] | None, **kwargs: 
         if callable(import_string(path)):
             return []
         problem = "names something that can't be called"
-    except ImportError as error:
-        problem = f"can't be imported ({error})"
+    except Exception as error:  # noqa: BLE001 - the module is the user's, and may raise anything
+        problem = f"can't be imported ({type(error).__name__}: {error})"
     return [Error(f"WORK_ORDER_HANDLER {path!r} {problem}: {hint}", id="callbacks.E006")]
 
 

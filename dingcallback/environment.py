@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
 
@@ -49,8 +50,17 @@ class Environment:
     @classmethod
     def load(cls, env_file: Path) -> "Environment":
         """Merge `env_file` (may be absent) with the process's environment."""
-        from_file = dotenv_values(env_file, interpolate=False, encoding="utf-8") if env_file.is_file() else {}
-        return cls({**{k: v for k, v in from_file.items() if v is not None}, **os.environ})
+        env = cls(os.environ)
+        try:
+            # Windows' editors put a byte order mark before UTF-8.
+            from_file = dotenv_values(env_file, interpolate=False, encoding="utf-8-sig") if env_file.is_file() else {}
+        except (OSError, UnicodeDecodeError) as error:
+            env.refuse(str(env_file), f"cannot be read: {_reason(error)}", "save it as UTF-8 text that we may read")
+            return env
+        # A NAME_FILE of the environment wins over a NAME of the file, too.
+        kept = {k: v for k, v in from_file.items() if v is not None and not os.environ.get(f"{k}_FILE")}
+        env.values = {**kept, **os.environ}
+        return env
 
     def text(self, name: str, default: str = "") -> str:
         """Return the value without surrounding blanks, or the default where it is missing or empty."""
@@ -64,8 +74,8 @@ class Environment:
         try:
             return Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            self.refuse(f"{name}_FILE", f"names {path}, which cannot be read: {reason}", "mend the path or its rights")
+            problem = f"names {path}, which cannot be read: {_reason(error)}"
+            self.refuse(f"{name}_FILE", problem, "mend the path or its rights")
             return default
 
     def integer(self, name: str, default: int, minimum: int = 0) -> int:
@@ -107,6 +117,10 @@ class Environment:
 
         return self._parsed(name, default, parse, f"one of {', '.join(choices)}")
 
+    def time_zone(self, name: str, default: str) -> str:
+        """Return the name of a time zone that this machine knows."""
+        return self._parsed(name, default, lambda text: ZoneInfo(text).key, "a time zone such as Asia/Shanghai")
+
     def refuse(self, name: str, problem: str, hint: str) -> None:
         """Note that the setting `name` cannot be used."""
         self.errors.append(SettingError(name, problem, hint))
@@ -117,6 +131,10 @@ class Environment:
             return default
         try:
             return parse(text)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, OSError):
             self.refuse(name, f"is {text[:40]!r}", f"set it to {expected}, or remove it for the default")
             return default
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "not UTF-8 text"

@@ -60,7 +60,10 @@ RETRY_SCHEDULE = env.integers("RETRY_SCHEDULE", [5, 300, 1800, 7200, 18000, 3600
 
 # Who may reach the pages
 
-_callback = urlsplit(DINGTALK_CALLBACK_URL)
+try:
+    _callback = urlsplit(DINGTALK_CALLBACK_URL)
+except ValueError:  # a system check says so
+    _callback = urlsplit("")
 _own_hosts = [_callback.hostname] if _callback.hostname else []
 _own_origins = [f"{_callback.scheme}://{_callback.netloc}"] if _callback.netloc else []
 ALLOWED_HOSTS = env.names("ALLOWED_HOSTS", [*_own_hosts, "localhost", "127.0.0.1", "[::1]"])
@@ -146,9 +149,9 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
 
-LANGUAGE_CODE = env.text("LANGUAGE_CODE", "zh-hans")
+LANGUAGE_CODE = env.choice("LANGUAGE_CODE", "zh-hans", ["zh-hans", "en", "en-us"])
 LANGUAGES = [("zh-hans", "简体中文"), ("en", "English")]
-TIME_ZONE = env.text("TIME_ZONE", "Asia/Shanghai")
+TIME_ZONE = env.time_zone("TIME_ZONE", "Asia/Shanghai")
 USE_TZ = True
 
 STATIC_URL = "static/"

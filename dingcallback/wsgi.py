@@ -13,7 +13,7 @@ application = get_wsgi_application()
 _errors = [message for message in run_checks() if message.level >= ERROR and not message.is_silenced()]
 if _errors:
     for _message in _errors:
-        sys.stderr.write(f"{_message.id}: {_message.msg}\n")
+        sys.stderr.write(f"{_message.id}: {' '.join(filter(None, [_message.msg, _message.hint]))}\n")
     sys.exit(1)
 
 from callbacks import watch  # noqa: E402 - needs the apps that get_wsgi_application loads
