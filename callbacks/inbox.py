@@ -1,17 +1,26 @@
 """Store each event once, together with every delivery it is owed to; the only writer of Event."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from django.db import IntegrityError, OperationalError, connection, transaction
-from django.db.models.functions import Now
+from django.db import OperationalError, connection, transaction
+from django.db.backends.utils import CursorWrapper
 
-from callbacks.models import Delivery, Event
+from callbacks.models import Event
 from callbacks.payload import Payload
 from callbacks.routing import router
+
+# In SQL, as this is where a push spends its time, and the ORM can't say DO NOTHING for one constraint only.
+INSERT_EVENT = """
+    INSERT INTO callbacks_event (event_type, corp_id, identity, subject, payload, body, source)
+    VALUES (%s, %s, %s, %s, %s, %s, %s)
+    ON CONFLICT (identity) DO NOTHING RETURNING id
+"""
+INSERT_DELIVERY = "INSERT INTO callbacks_delivery (event_id, destination, subject) VALUES (%s, %s, %s)"
 
 _sqlite_writer = threading.Lock()
 
@@ -31,31 +40,23 @@ def receive(payload: Payload, source: str = Event.Source.CALLBACK, within: float
     `within`: seconds that a lock or a statement of the database may take; None: as long as it takes elsewhere.
     Raises django.db.Error where the database can't store it; then nothing is stored.
     """
-    handlers = router.wanting(payload.event_type, payload.data)
-    try:
-        with _patience(within), transaction.atomic():
-            _limit_statements(within)
-            event = Event.objects.create(
-                event_type=payload.event_type,
-                corp_id=payload.corp_id,
-                identity=payload.identity,
-                subject=payload.subject,
-                payload=payload.data,
-                body=payload.body,
-                source=source,
-            )
-            Delivery.objects.bulk_create(
-                Delivery(event=event, destination=handler.destination, subject=payload.subject, next_attempt_at=Now())
-                for handler in handlers
-            )
-    except IntegrityError:
-        # Either another request stored the same identity first, or the row itself was refused: then there is no row
-        # of that identity, and acknowledging it would lose the event.
-        stored = Event.objects.filter(identity=payload.identity).values_list("pk", flat=True).first()
-        if stored is None:
-            raise
-        return Receipt(stored, is_new=False, deliveries=0)
-    return Receipt(event.pk, is_new=True, deliveries=len(handlers))
+    destinations = [handler.destination for handler in router.wanting(payload.event_type, payload.data)]
+    with _patience(within), transaction.atomic(), connection.cursor() as cursor:
+        _limit_statements(cursor, within)
+        cursor.execute(INSERT_EVENT, [*_columns(payload), source])
+        inserted = cursor.fetchone()
+        if inserted is None:
+            # No id and no row of that identity would be an event lost; DoesNotExist says so.
+            stored = Event.objects.values_list("pk", flat=True).get(identity=payload.identity)
+            return Receipt(stored, is_new=False, deliveries=0)
+        for destination in destinations:
+            cursor.execute(INSERT_DELIVERY, [inserted[0], destination, payload.subject])
+    return Receipt(inserted[0], is_new=True, deliveries=len(destinations))
+
+
+def _columns(payload: Payload) -> list[str]:
+    data = json.dumps(payload.data)
+    return [payload.event_type, payload.corp_id, payload.identity, payload.subject, data, payload.body]
 
 
 @contextmanager
@@ -89,8 +90,7 @@ def _busy_timeout(seconds: float, usual: float) -> Iterator[None]:
             cursor.execute(f"PRAGMA busy_timeout = {int(usual * 1000)}")
 
 
-def _limit_statements(seconds: float | None) -> None:
+def _limit_statements(cursor: CursorWrapper, seconds: float | None) -> None:
     """Let PostgreSQL end a statement of this transaction that takes longer, its wait for locks included."""
     if seconds is not None and connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
+        cursor.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")

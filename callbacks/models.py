@@ -83,11 +83,13 @@ class Delivery(models.Model):
     event = models.ForeignKey(Event, models.CASCADE, related_name="deliveries", verbose_name=_("event"))
     destination = models.CharField(_("destination"), max_length=255)
     subject = models.CharField(_("subject"), max_length=255, blank=True)
-    state = models.CharField(_("state"), max_length=16, choices=State.choices, default=State.PENDING)
-    attempts = models.PositiveIntegerField(_("attempts made"), default=0)
+    state = models.CharField(
+        _("state"), max_length=16, choices=State.choices, default=State.PENDING, db_default=State.PENDING
+    )
+    attempts = models.PositiveIntegerField(_("attempts made"), default=0, db_default=0)
     result = models.JSONField(_("result"), null=True, blank=True)
-    next_attempt_at = models.DateTimeField(_("next attempt at"), null=True, blank=True)
-    last_error = models.TextField(_("last error"), blank=True)
+    next_attempt_at = models.DateTimeField(_("next attempt at"), null=True, blank=True, db_default=Now())
+    last_error = models.TextField(_("last error"), blank=True, default="", db_default="")
     created_at = models.DateTimeField(_("created at"), db_default=Now())
     settled_at = models.DateTimeField(_("settled at"), null=True, blank=True)
     lease_token = models.UUIDField(null=True, editable=False)
