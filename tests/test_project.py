@@ -124,7 +124,7 @@ def test_the_migrations_match_the_models() -> None:
 
 def test_the_example_env_lists_every_setting_that_is_read() -> None:
     source = (ROOT / "dingcallback" / "settings.py").read_text()
-    read = set(re.findall(r'env\.(?:text|secret|integers?|boolean|names|choice)\(\s*"([A-Z_]+)"', source))
+    read = set(re.findall(r'env\.(?:text|secret|integers?|boolean|names|choice|time_zone)\(\s*"([A-Z_]+)"', source))
     listed = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert listed == read
 
