@@ -30,7 +30,7 @@ OVERDUE = timedelta(seconds=60)
 NO_HANDLER_DELAY = timedelta(seconds=300)
 SLOW_ATOMIC = 0.5
 _SECRET_PARAMETER = re.compile(
-    r"(?i)((?:access_?token|app_?secret|corpsecret|client_?secret)[\"']?\s*[=:]\s*[\"']?)[^&\s\"']+"
+    r"(?i)((?:access[_-]?token|(?:app|corp|client)[_-]?secret)[\\\"']*\s*[=:]\s*[\\\"']*)[^&\s\\\"']+"
 )
 
 
@@ -55,9 +55,13 @@ def claim(limit: int) -> list[Delivery]:
 
 def _close_lost(taken: DeliveryQuerySet) -> None:
     running = Attempt.objects.filter(delivery__in=taken, outcome=Attempt.Outcome.RUNNING)
+    lost = list(running.values_list("delivery", flat=True))
     error = "worker lost: its process died or lost the database"
     if running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error):
-        taken.filter(attempts__gt=len(settings.RETRY_SCHEDULE)).update(**_settled(Delivery.State.DEAD, error))
+        spent = taken.filter(pk__in=lost, attempts__gt=len(settings.RETRY_SCHEDULE))
+        for delivery in spent.select_related("event"):
+            _log(delivery, f"dead after {delivery.attempts} attempts: {error}", logging.ERROR)
+        spent.update(**_settled(Delivery.State.DEAD, error))
 
 
 def renew(held: Iterable[Delivery]) -> None:
@@ -127,7 +131,7 @@ def fail(delivery: Delivery, started: Attempt, error: BaseException) -> None:
     with transaction.atomic():
         _update_held(delivery, **changes)
         _close(started, Attempt.Outcome.FAILED, _redact(trace)[-8000:])
-    _log(delivery, f"{fate}: {line}", logging.WARNING if delay else logging.ERROR)
+    _log(delivery, f"{fate}: {line}", logging.ERROR if delay is None else logging.WARNING)
 
 
 def give_back(delivery: Delivery) -> None:
@@ -171,11 +175,15 @@ def _run(handler: Handler, delivery: Delivery) -> dict[str, Any] | None:
 
 
 def _run_atomic(handler: Handler, delivery: Delivery, started: Attempt) -> None:
-    began = time.monotonic()
     with transaction.atomic():
-        result = _run(handler, delivery)
-        deliver(delivery, started, result)
-    held = time.monotonic() - began
+        began = time.monotonic()
+        try:
+            deliver(delivery, started, _run(handler, delivery))
+        finally:
+            _blame(handler, time.monotonic() - began)
+
+
+def _blame(handler: Handler, held: float) -> None:
     if connection.vendor == "sqlite" and held > SLOW_ATOMIC:
         logger.warning(
             "atomic handler %s held SQLite's write lock for %.1f s, and every push waited; leave out atomic=True or "
@@ -213,7 +221,10 @@ def _close(started: Attempt, outcome: str, error: str = "") -> None:
 
 
 def _describe(error: BaseException) -> str:
-    first_line = (str(error).strip() or "no message").splitlines()[0]
+    try:
+        first_line = (str(error).strip() or "no message").splitlines()[0]
+    except Exception:  # noqa: BLE001 - an exception's own text may fail, too
+        first_line = "its message can't be read"
     return _redact(f"{type(error).__name__}: {first_line}")[:500]
 
 
