@@ -1,6 +1,5 @@
 """What the admin's pages of facts share: nobody may change anything, and some may redeliver."""
 
-
 import logging
 from typing import Any, ClassVar
 

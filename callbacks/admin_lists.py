@@ -1,6 +1,5 @@
 """What keeps the admin's lists cheap on millions of rows: bounded counts, filters that use indexes, bounded search."""
 
-
 from collections.abc import Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from functools import cached_property
