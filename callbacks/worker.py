@@ -4,8 +4,11 @@ import logging
 import os
 import socket
 import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from enum import Enum
 
+from django.conf import settings
 from django.db import Error, close_old_connections, connection
 
 from callbacks import outbox
@@ -18,6 +21,14 @@ AFTER_DATABASE_ERROR = 1.0
 GRACE = 8.0
 
 
+class Ending(Enum):
+    """How a worker's run ended."""
+
+    FINISHED = "every attempt has ended"
+    GAVE_BACK = "some attempts still run, but their deliveries are given back: end this process at once"
+    TIMED_OUT = "a handler hangs, and its delivery is settled as failed: end this process and start another"
+
+
 class Worker:
     """Claims no more than it has threads for, so a claimed delivery is attempted at once."""
 
@@ -26,13 +37,14 @@ class Worker:
         self._threads = threads
         self._stop = threading.Event()
         self._running: dict[Future[None], Delivery] = {}
+        self._deadlines: dict[Future[None], float] = {}
 
     def stop(self) -> None:
         """Claim nothing more; `run` returns when the running attempts have ended or its grace is over."""
         self._stop.set()
 
-    def run(self, *, once: bool = False) -> bool:
-        """Carry deliveries until stopped, or (`once`) until none is due; False where attempts were given back.
+    def run(self, *, once: bool = False) -> Ending:
+        """Carry deliveries until stopped, until a handler hangs, or (`once`) until none is due.
 
         A database that can't be reached is waited for, except `once`: then its django.db.Error is raised.
         """
@@ -41,7 +53,7 @@ class Worker:
         keeper.start()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="attempt")
         try:
-            while not self._stop.is_set():
+            while not self._stop.is_set() and not self._hung():
                 if not self._claim(pool, once) and not self._running and once:
                     break
                 self._collect(POLL)
@@ -50,6 +62,11 @@ class Worker:
             done.set()
             keeper.join()
             pool.shutdown(wait=False)
+
+    def _hung(self) -> list[Future[None]]:
+        """Return the attempts that run beyond HANDLER_TIMEOUT."""
+        now = time.monotonic()
+        return [f for f, deadline in self._deadlines.items() if deadline < now and not f.done()]
 
     def _claim(self, pool: ThreadPoolExecutor, once: bool) -> bool:
         """Start due deliveries on the free threads; True where there were any, or the database can't tell."""
@@ -67,7 +84,9 @@ class Worker:
             self._stop.wait(AFTER_DATABASE_ERROR)
             return True
         for delivery in claimed:
-            self._running[pool.submit(self._attempt, delivery)] = delivery
+            future = pool.submit(self._attempt, delivery)
+            self._running[future] = delivery
+            self._deadlines[future] = time.monotonic() + settings.HANDLER_TIMEOUT
         return bool(claimed)
 
     def _attempt(self, delivery: Delivery) -> None:
@@ -85,18 +104,22 @@ class Worker:
             return
         ended, _ = wait(self._running, timeout, FIRST_COMPLETED)
         for future in ended:
-            del self._running[future]
+            del self._running[future], self._deadlines[future]
             future.result()
 
-    def _finish(self) -> bool:
-        wait(self._running, GRACE)
-        unfinished = [delivery for future, delivery in self._running.items() if not future.done()]
-        for delivery in unfinished:
+    def _finish(self) -> Ending:
+        """Give the running attempts some time, then settle those that hang and give back the others."""
+        hung = self._hung()
+        wait([future for future in self._running if future not in hung], GRACE)
+        for future in [future for future in self._running if not future.done()]:
+            delivery = self._running[future]
             try:
-                outbox.give_back(delivery)
+                outbox.time_out(delivery) if future in hung else outbox.give_back(delivery)
             except (LeaseLost, Error) as error:
                 logger.warning("delivery %s falls due when its lease ends: %s", delivery.pk, _kind(error))
-        return not unfinished
+        if hung:
+            return Ending.TIMED_OUT
+        return Ending.FINISHED if all(future.done() for future in self._running) else Ending.GAVE_BACK
 
     def _keep_leases(self, done: threading.Event) -> None:
         while not done.wait(outbox.LEASE.total_seconds() / 3):

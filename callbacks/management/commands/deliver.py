@@ -1,14 +1,18 @@
 """`manage.py deliver`: carry due deliveries to their destinations."""
 
+import argparse
 import logging
 import os
 import signal
+import sys
+import threading
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from callbacks.worker import Worker
+from callbacks.supervisor import say_orderly, stop_with_parent, supervise
+from callbacks.worker import Ending, Worker
 
 
 class Command(BaseCommand):
@@ -17,29 +21,42 @@ class Command(BaseCommand):
     help = "Carry due deliveries to their destinations until SIGTERM or Ctrl-C; unfinished ones are given back."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add --once and --threads."""
+        """Add --once and --threads; --child is the supervisor's."""
         parser.add_argument("--once", action="store_true", help="until no delivery is due, then exit")
         parser.add_argument("--threads", type=int, default=4, help="attempts at the same time (default 4)")
+        parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Run until stopped; SIGTERM gives running attempts a few seconds, a second one none."""
+        """Supervise a child that works; SIGTERM gives running attempts a few seconds, then gives them back."""
         if options["threads"] < 1:
             raise CommandError("--threads must be at least 1", returncode=2)
+        if options["child"] is None:
+            once = ["--once"] if options["once"] else []
+            status = supervise([*once, "--threads", str(options["threads"])])
+            if status:
+                sys.exit(status)
+            return
         worker = Worker(options["threads"])
-
-        def stop(signum: int, frame: Any) -> None:
-            signal.signal(signum, signal.SIG_DFL)
-            worker.stop()
-
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        done = threading.Event()
+        threading.Thread(target=stop_with_parent, args=(worker.stop, done), name="parent", daemon=True).start()
         try:
-            finished = worker.run(once=options["once"])
+            ending = worker.run(once=options["once"])
         except Error as error:
+            say_orderly(options["child"])
             raise CommandError(f"the database refuses: {str(error).strip()}; is it up, and migrated?") from error
-        self.stdout.write("deliver: stopped" if finished else "deliver: stopped, unfinished attempts were given back")
-        self.stdout.flush()
-        if not finished:
-            # A thread still runs a handler whose delivery is already due for another worker: end it at once.
+        finally:
+            done.set()
+        self._end(ending, options["child"])
+
+    def _end(self, ending: Ending, child: int) -> None:
+        if ending is not Ending.TIMED_OUT:
+            say_orderly(child)
+            gave_back = ", unfinished attempts were given back" if ending is Ending.GAVE_BACK else ""
+            self.stdout.write(f"deliver: stopped{gave_back}")
+            self.stdout.flush()
+        if ending is not Ending.FINISHED:
+            # A thread still runs a handler whose delivery is settled or due for another worker: end it at once.
             logging.shutdown()
-            os._exit(0)
+            os._exit(0 if ending is Ending.GAVE_BACK else 1)

@@ -1,0 +1,73 @@
+"""Run the worker in a child process, and start another where a handler took it down.
+
+A thread can't be interrupted, so a handler that hangs ends only with its process; and a handler may end its process by
+itself (`os._exit`, a segmentation fault, too much memory).
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from django.conf import settings
+
+logger = logging.getLogger(__name__)
+
+RESTART_AFTER = 1.0
+ORDERLY = b"."
+
+
+def supervise(arguments: list[str]) -> int:
+    """Run `manage.py deliver` with these arguments until it ends in order; return its exit status."""
+    stopping = threading.Event()
+    child: subprocess.Popen[bytes] | None = None
+
+    def stop(signum: int, frame: Any) -> None:
+        stopping.set()
+        if child:
+            child.send_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    while True:
+        ending, child_ending = os.pipe()
+        os.set_blocking(ending, False)
+        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "deliver", *arguments]
+        # A session of its own: Ctrl-C reaches this process alone, which passes it on.
+        child = subprocess.Popen(  # noqa: S603 - this project's own command
+            [*command, "--child", str(child_ending)], pass_fds=[child_ending], start_new_session=True
+        )
+        os.close(child_ending)
+        if stopping.is_set():
+            child.send_signal(signal.SIGTERM)
+        status = child.wait()
+        if _ended_in_order(ending) or stopping.is_set():
+            return status
+        logger.error("the worker process ended with status %s; starting another", status)
+        stopping.wait(RESTART_AFTER)
+
+
+def say_orderly(ending: int) -> None:
+    """Tell the parent, over the pipe that it gave, that this end is meant."""
+    os.write(ending, ORDERLY)
+
+
+def stop_with_parent(stop: Any, done: threading.Event) -> None:
+    """Call `stop` when the parent is gone, however it went; return when `done` is set."""
+    parent = os.getppid()
+    while not done.wait(1.0):
+        if os.getppid() != parent:
+            stop()
+            return
+
+
+def _ended_in_order(ending: int) -> bool:
+    try:
+        return os.read(ending, 1) == ORDERLY
+    except BlockingIOError:  # a process that a handler started still holds the other end
+        return False
+    finally:
+        os.close(ending)
