@@ -1,61 +1,24 @@
 """`manage.py dingtalk` as its users call it, against the simulator and this service over real sockets."""
 
-import base64
-import io
-import json
-import os
 import re
 import stat
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
-from django.db import connection
 from django.utils import timezone
 
-from callbacks import credentials
-from callbacks.dingcrypto import DingCrypto
-from callbacks.models import Delivery, Event
+from callbacks.models import Event
 from registrar.client import DingTalkClient
-from registrar.keys import new_aes_key
 from registrar.models import FailedListReader, FailedPage
 from registrar.registration import Registration, look
-from simulator.samples import STYLES
 from simulator.server import Options, Simulator
+from tests.command import dingtalk, document
 from tests.receiver import Receiver
 
-ROOT = Path(__file__).resolve().parent.parent
 SECRET = "command-app-secret-k2Lm9QxZ"
-VERBS = ("register", "update", "query", "delete", "failed", "trigger", "keygen")
-API = "/call_back/"
-
-
-class Said(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-def dingtalk(*args: str) -> Said:
-    """Run the command and return its exit status and everything it said."""
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        call_command("dingtalk", *args, stdout=out, stderr=err)
-    except CommandError as error:
-        return Said(error.returncode, out.getvalue(), err.getvalue() + str(error))
-    return Said(0, out.getvalue(), err.getvalue())
-
-
-def document(said: Said) -> Any:
-    assert said.status == 0, said
-    return json.loads(said.out)
 
 
 @pytest.fixture
@@ -351,172 +314,3 @@ def test_failed_says_that_somebody_else_is_reading(simulator: Simulator) -> None
     assert said.status == 1
     assert "another reader" in said.err
     assert not simulator.calls
-
-
-def test_trigger_pushes_a_sample_and_tells_what_became_of_it(service: str) -> None:
-    said = document(
-        dingtalk(
-            "trigger", "bpms_task_change", "--set", "type=finish", "--set", "result=agree", "--wait", "0", "--json"
-        )
-    )
-    event = Event.objects.get()
-    assert (said["event"], said["answer"], said["status"]) == (event.pk, "success", 200)
-    assert event.payload["type"] == "finish"
-    assert event.payload["result"] == "agree"
-    assert [row["state"] for row in said["deliveries"]] == ["pending"] * event.deliveries.count()
-    shown = dingtalk("trigger", "user_add_org", "--wait", "0")
-    assert "start `manage.py deliver`" in shown.out
-    assert "`success` after" in shown.out
-
-
-def test_trigger_shows_the_result_once_a_worker_delivered(service: str) -> None:
-    worker = threading.Thread(target=settle_what_comes)
-    worker.start()
-    said = document(dingtalk("trigger", "user_leave_org", "--json", "--wait", "20"))
-    worker.join()
-    assert {row["state"] for row in said["deliveries"]} == {"delivered"}
-    assert said["deliveries"][0]["result"] == {"seen": True}
-
-
-def settle_what_comes() -> None:
-    """Stand in for a worker: settle the first deliveries that show up."""
-    try:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            owed = Delivery.objects.pending()
-            if owed.update(state="delivered", attempts=1, result={"seen": True}, next_attempt_at=None):
-                return
-            time.sleep(0.05)
-    finally:
-        connection.close()
-
-
-def test_each_trigger_is_an_event_of_its_own(service: str) -> None:
-    for style in STYLES:
-        for event_type in ("bpms_instance_change", "user_add_org", "something_of_ours"):
-            for _ in range(2):
-                assert dingtalk("trigger", event_type, "--style", style, "--wait", "0").status == 0
-    assert Event.objects.count() == len(STYLES) * 3 * 2
-
-
-def test_triggering_check_url_is_answered_and_stored_nowhere(service: str) -> None:
-    assert "is no event" in dingtalk("trigger", "check_url").out
-    assert not Event.objects.exists()
-
-
-def test_trigger_tells_why_a_push_was_not_acknowledged(service: str, settings: Any) -> None:
-    refused = dingtalk("trigger", "user_add_org", "--url", service.replace("/dingtalk/callback/", "/healthz"))
-    assert (refused.status, "HTTP 405" in refused.err) == (1, True)
-    redirected = dingtalk("trigger", "user_add_org", "--url", service.replace("/dingtalk/callback/", "/admin"))
-    assert "redirects" in redirected.err
-    nobody = dingtalk("trigger", "user_add_org", "--url", "http://127.0.0.1:1/dingtalk/callback/")
-    assert "make run" in nobody.err
-    with Receiver(lambda opened: (200, {}, "success")) as plain:
-        plain.keyring = credentials.keyring()
-        said = dingtalk("trigger", "user_add_org", "--url", plain.url)
-    assert "no encrypted `success`" in said.err
-    for one in (refused, redirected, nobody, said):
-        assert one.status == 1
-        assert len(one.err.splitlines()) == 1
-        assert settings.DINGTALK_TOKEN not in one.err
-
-
-def test_an_event_that_another_database_got_is_said_to_be_elsewhere(service: str) -> None:
-    with Receiver() as other:
-        other.keyring = credentials.keyring()
-        assert "in this database" in dingtalk("trigger", "user_add_org", "--url", other.url).out
-
-
-@pytest.mark.parametrize(
-    "args",
-    [
-        ("trigger", "user_add_org", "--set", "no-equals-sign"),
-        ("trigger", "user_add_org", "--style", "baroque"),
-        ("trigger",),
-        ("register", "--no-such-option"),
-        ("dance",),
-        (),
-    ],
-)
-def test_wrong_usage_exits_with_2(args: tuple[str, ...]) -> None:
-    made = manage(*args, SECRET_KEY="k" * 60, **SOUND)
-    assert made.returncode == 2
-    assert made.stdout == ""
-    assert made.stderr
-
-
-def test_keygen_needs_no_settings_and_is_valid_by_both_rules() -> None:
-    made = manage("keygen")
-    assert made.returncode == 0
-    assert made.stderr == ""
-    lines = dict(line.split("=", 1) for line in made.stdout.splitlines())
-    assert list(lines) == ["DINGTALK_TOKEN", "DINGTALK_AES_KEY", "SECRET_KEY"]
-    assert re.fullmatch("[A-Za-z0-9]{6,32}", lines["DINGTALK_TOKEN"])
-    assert re.fullmatch("[A-Za-z0-9]{43}", lines["DINGTALK_AES_KEY"])
-    assert len(lines["SECRET_KEY"]) >= 50
-    DingCrypto(lines["DINGTALK_AES_KEY"], "ding")
-    assert manage("keygen").stdout != made.stdout
-    assert set(json.loads(manage("keygen", "--json").stdout)) == set(lines)
-
-
-@pytest.mark.parametrize("_", range(20))
-def test_an_aes_key_of_keygen_is_canonical_base64(_: int) -> None:
-    key = new_aes_key()
-    assert base64.b64encode(base64.b64decode(key + "=")).decode() == key + "="
-
-
-@pytest.mark.parametrize("verb", [*VERBS, ""])
-def test_help_needs_no_settings_and_shows_an_example(verb: str) -> None:
-    made = manage(*([verb] if verb else []), "-h")
-    assert made.returncode == 0
-    assert made.stderr == ""
-    assert (f"example: manage.py dingtalk {verb}" if verb else "VERB") in made.stdout
-
-
-def test_unsound_settings_are_named_one_a_line_without_a_traceback() -> None:
-    made = manage("query")
-    assert made.returncode == 1
-    assert made.stdout == ""
-    lines = made.stderr.splitlines()
-    for name in ("SECRET_KEY", "DINGTALK_TOKEN", "DINGTALK_AES_KEY", "DINGTALK_APP_KEY"):
-        assert sum(f"{name} " in line for line in lines) == 1
-    assert "Traceback" not in made.stderr
-
-
-def test_a_process_exits_with_1_and_one_line_where_dingtalk_refuses(simulator: Simulator) -> None:
-    found = {"DINGTALK_OAPI_URL": simulator.url, "DINGTALK_API_URL": simulator.url, "DINGTALK_APP_SECRET": SECRET}
-    made = manage("query", SECRET_KEY="k" * 60, **{**SOUND, **found, "DINGTALK_APP_KEY": simulator.options.app_key})
-    assert made.returncode == 1
-    assert made.stdout == ""
-    assert len(made.stderr.splitlines()) == 1
-    assert "71007 回调地址已不存在" in made.stderr
-
-
-def test_a_database_that_is_not_there_gets_one_line(simulator: Simulator, tmp_path: Path) -> None:
-    found = {"DINGTALK_OAPI_URL": simulator.url, "DINGTALK_APP_SECRET": SECRET}
-    made = manage("failed", SECRET_KEY="k" * 60, **{**SOUND, **found}, DATABASE_URL=f"sqlite:///{tmp_path / 'empty'}")
-    assert made.returncode == 1
-    assert len(made.stderr.splitlines()) == 1
-    assert "manage.py migrate" in made.stderr
-    assert not simulator.calls
-
-
-SOUND = {
-    "DINGTALK_TOKEN": "test-token-2026",
-    "DINGTALK_AES_KEY": "k7Qm2ZxVb9TnR4wLc8YpJd6HsG3fAe5UoXi1NzBvMq0",
-    "DINGTALK_APP_KEY": "dingtestappkey0001",
-    "DINGTALK_APP_SECRET": "test-app-secret-0001",
-}
-
-
-def manage(*args: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run `manage.py dingtalk` in a process of its own with no settings but these."""
-    return subprocess.run(
-        [sys.executable, "manage.py", "dingtalk", *args],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "ENV_FILE": os.devnull, "COLUMNS": "160", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
