@@ -6,9 +6,10 @@ Store, then answer: no handler, no network call and no broker takes part in a re
 import json
 import logging
 import time
+from pathlib import Path
 from urllib.parse import parse_qsl
 
-from django.db import Error, InterfaceError, OperationalError, connection, transaction
+from django.db import Error, InterfaceError, OperationalError, ProgrammingError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
@@ -103,11 +104,15 @@ def _encrypt_field(request: HttpRequest) -> str:
 
 def _body(request: HttpRequest) -> bytes:
     """Return the body, of which no more than MAX_BODY bytes are read."""
-    announced = request.META.get("CONTENT_LENGTH") or "0"
-    if announced.isdigit() and int(announced) > MAX_BODY:
+    length = request.META.get("CONTENT_LENGTH") or ""
+    try:
+        announced = int(length or 0)
+    except ValueError:
+        raise MalformedRequest("Content-Length is no number") from None
+    if announced > MAX_BODY:
         raise OversizeBody("the body is over 1 MB")
-    # Django reads nothing of a chunked body, which has no length; the server's own stream ends where it ends.
-    chunked = "HTTP_TRANSFER_ENCODING" in request.META and "CONTENT_LENGTH" not in request.META
+    # Django reads nothing of a chunked body, which has no length; where the server marks its end, that is enough.
+    chunked = not length and request.META.get("wsgi.input_terminated")
     stream = request.META["wsgi.input"] if chunked else request
     try:
         body: bytes = stream.read(MAX_BODY + 1)
@@ -121,6 +126,7 @@ def _body(request: HttpRequest) -> bytes:
 def _store(payload: Payload) -> Receipt:
     """Store the event within the time that DingTalk leaves; a connection that died since the last push is replaced."""
     began = time.monotonic()
+    _leave_deleted_file()
     was_connected = connection.connection is not None
     try:
         return receive(payload, within=STORE_WITHIN)
@@ -131,14 +137,21 @@ def _store(payload: Payload) -> Receipt:
     return receive(payload, within=STORE_WITHIN)
 
 
+def _leave_deleted_file() -> None:
+    """Close a connection to an SQLite file that was deleted: it would go on taking rows that nobody ever sees."""
+    if connection.vendor == "sqlite" and not Path(connection.settings_dict["NAME"]).exists():
+        connection.close()
+
+
 def _log(payload: Payload, receipt: Receipt) -> None:
     outcome = f"stored, owed to {receipt.deliveries}" if receipt.is_new else "a repeat, stored before"
     logger.info("event %s %s corp=%s: %s", receipt.event_id, payload.event_type, payload.corp_id, outcome)
 
 
 def _kind(error: Exception) -> str:
-    """Return an error's kind and, for a database that is out of reach, its first line; others may quote rows."""
-    lines = str(error).strip().splitlines() if isinstance(error, (OperationalError, InterfaceError)) else []
+    """Return an error's kind and, for a database out of reach or not migrated, its first line; others quote rows."""
+    told = isinstance(error, (OperationalError, InterfaceError, ProgrammingError))
+    lines = str(error).strip().splitlines() if told else []
     return ": ".join([type(error).__name__, *lines[:1]])
 
 
