@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -52,7 +53,8 @@ def supervise(arguments: list[str]) -> int:
 
 def say_orderly(ending: int) -> None:
     """Tell the parent, over the pipe that it gave, that this end is meant."""
-    os.write(ending, ORDERLY)
+    with suppress(BrokenPipeError):  # the parent is gone
+        os.write(ending, ORDERLY)
 
 
 def stop_with_parent(stop: Any, done: threading.Event) -> None:

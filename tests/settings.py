@@ -6,18 +6,15 @@
 import os
 from pathlib import Path
 
+from dingcallback.environment import isolated
+
 CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache"
 POSTGRESQL_URL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 DATABASE = os.environ.get("TEST_DATABASE", "sqlite")
 
-# Only what Python, pytest and the tests themselves need stays; every setting of the service is set below.
-_OWN = ("DINGTALK_", "DATABASE_", "CALLBACK_", "HANDLER_", "RETRY_", "LOG_", "WORK_ORDER_", "FAILED_LIST_")
-for _name in list(os.environ):
-    if _name.startswith(_OWN) or _name in {"ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "DEBUG", "TRUST_PROXY_HEADERS"}:
-        del os.environ[_name]
 CACHE.mkdir(exist_ok=True)
-os.environ.update(
-    ENV_FILE=os.devnull,
+_environment = isolated(
+    os.environ,
     SECRET_KEY="not-a-secret-but-long-enough-for-the-checks-of-django-0123456789",
     DATABASE_URL=POSTGRESQL_URL if DATABASE == "postgresql" else f"sqlite:///{CACHE / 'tests.sqlite3'}",
     DINGTALK_TOKEN="test-token-2026",
@@ -31,12 +28,15 @@ os.environ.update(
     DINGTALK_API_URL="http://127.0.0.1:1",
     RETRY_SCHEDULE="1,1,1",
 )
+_environment["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+os.environ.clear()
+os.environ.update(_environment)
 
 from dingcallback.settings import *  # noqa: E402, F403
 from dingcallback.settings import DATABASES, INSTALLED_APPS  # noqa: E402
 
 INSTALLED_APPS += ["tests.shop"]  # an app with handlers of its own, as whoever uses the service writes one
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-if DATABASE != "postgresql":
-    # A file, not memory: threads and processes share it as they do in production.
-    DATABASES["default"]["TEST"] = {"NAME": str(CACHE / "test.sqlite3")}
+# A file, not memory: threads and processes share it as they do in production. One for each run, so that two can go on.
+_name = f"test_dingcallback_{os.getpid()}"
+DATABASES["default"]["TEST"] = {"NAME": _name if DATABASE == "postgresql" else str(CACHE / f"{_name}.sqlite3")}

@@ -1,5 +1,7 @@
 """Handlers whose deeds a test decides: by a script, or in another process by the payload's `act`."""
 
+import os
+import signal
 import time
 import urllib.request
 from collections.abc import Callable
@@ -52,4 +54,10 @@ def _act(name: str, event: Event, delivery: Delivery) -> dict[str, Any] | None:
     elif act == "fetch":
         with urllib.request.urlopen(event.payload["url"], timeout=30) as answer:
             answer.read()
+    elif act == "hang":
+        time.sleep(3600)
+    elif act == "exit":
+        os._exit(0)
+    elif act == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
     return {"at": time.time()}
