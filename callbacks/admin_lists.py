@@ -18,12 +18,12 @@ from django.utils.translation import gettext_lazy as _
 
 from callbacks import display
 from callbacks.models import Delivery, Event
+from callbacks.payload import SUBJECT_KINDS
 
 MOST_COUNTED = 10_000
 MOST_SEARCHED = 100_000
 MOST_FOUND = 500
 MOST_CHOICES = 300
-_SUBJECT_KINDS = ("instance", "chat", "user", "dept")
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # not subscriptable when it runs
@@ -188,5 +188,5 @@ def number(term: str) -> int:
 def _subjects(term: str) -> list[str]:
     """Return the subjects that a term may name, with and without corp id and kind: exact, so that the index serves."""
     corps = {"", settings.DINGTALK_CORP_ID, *Event.objects.values_list("corp_id", flat=True)[:1]}
-    kinds = ("", *(f"{kind}:" for kind in _SUBJECT_KINDS))
+    kinds = ("", *(f"{kind}:" for kind in SUBJECT_KINDS))
     return [term, *(f"{corp}:{kind}{term}" for corp in sorted(corps) for kind in kinds)]

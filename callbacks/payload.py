@@ -28,6 +28,7 @@ _SUBJECTS = (
     ("user", ("userid", "useridlist", "staffid")),
     ("dept", ("deptid",)),
 )
+SUBJECT_KINDS = tuple(kind for kind, _ in _SUBJECTS)
 
 
 class MalformedPayload(RefusedPush):

@@ -17,19 +17,20 @@ from callbacks.payload import read  # noqa: E402
 from simulator.pushing import Push  # noqa: E402
 from simulator.server import Simulator  # noqa: E402
 
+APPROVAL = {"processInstanceId": "demo-approval-1"}
 PUSHES: list[tuple[str, dict[str, Any]]] = [
     ("check_url", {}),
-    ("bpms_instance_change", {"type": "start"}),
-    ("bpms_instance_change", {"type": "finish", "result": "agree"}),
-    ("bpms_instance_change", {"type": "terminate", "result": ""}),
-    ("bpms_task_change", {"type": "start", "result": ""}),
-    ("bpms_task_change", {"type": "finish", "result": "agree"}),
+    ("bpms_instance_change", {**APPROVAL, "type": "start"}),
+    ("bpms_task_change", {**APPROVAL, "type": "start"}),
+    ("bpms_task_change", {**APPROVAL, "type": "finish", "result": "agree"}),
+    ("bpms_instance_change", {**APPROVAL, "type": "finish", "result": "agree"}),
+    ("bpms_instance_change", {"processInstanceId": "demo-approval-2", "type": "terminate"}),
     ("user_add_org", {}),
     ("user_leave_org", {}),
     ("org_dept_create", {}),
     ("org_dept_modify", {}),
     ("org_dept_remove", {}),
-    ("brand_new_event_2030", {"anything": "a type nobody has documented"}),
+    ("brand_new_event_2030", {"anything": "a type that nobody has documented"}),
 ]
 
 
