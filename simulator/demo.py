@@ -131,7 +131,7 @@ def _show(console: Console, simulator: Simulator, once: bool, admin: str) -> Non
     _manage("createsuperuser", "--noinput", "--username", "admin", "--email", "", DJANGO_SUPERUSER_PASSWORD=password)
     console.print(f"\nAdmin: {admin}   user: admin   password (this run only): {password}")
     console.print(f'Push more: curl -d \'{{"event_type": "user_add_org"}}\' {simulator.url}/_simulator/push')
-    console.print("Ctrl-C ends the demo.")
+    console.print("What the web server and the worker did is in .demo/service.log. Ctrl-C ends the demo.")
     threading.Event().wait()
 
 
