@@ -23,4 +23,6 @@ class AnswerMachinesFirst:
         except Resolver404:
             return self.get_response(request)
         response: HttpResponse = match.func(request, *match.args, **match.kwargs)
+        # Without a length, the answer would go out in chunks.
+        response.headers["Content-Length"] = str(len(response.content))
         return response

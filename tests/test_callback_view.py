@@ -217,7 +217,7 @@ def test_no_middleware_has_a_say_in_a_machines_answer(
     answers = [send(strange, push), *(strange.get(path) for path in [*PATHS, "/healthz", "/readyz"])]
     for answer in answers:
         assert answer.status_code == 200
-        assert set(answer.headers) == {"Content-Type"}
+        assert set(answer.headers) == {"Content-Type", "Content-Length"}
         assert not answer.cookies
     assert stored() == ["user_add_org"]
 
