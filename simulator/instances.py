@@ -56,7 +56,7 @@ class Instances:
 def plausible(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return an instance that fits an event's fields (lower-case keys), in the old API's shape."""
     status = _STATUS.get(str(fields.get("type")), "RUNNING")
-    result = str(fields.get("result", "")) if status == "COMPLETED" else ""
+    result = str(fields.get("result", ""))
     starter = str(fields.get("staffid", ""))
     begun = _time(fields.get("createtime"))
     ended = "" if status == "RUNNING" else _time(fields.get("finishtime"))

@@ -114,15 +114,12 @@ class _Mint:
     """Replace the ids, times and corp id of one payload; an id that occurs twice stays one id."""
 
     def __init__(self, moment: int, corp_id: str) -> None:
-        self._moment = moment
         self._shift = moment - WRITTEN_AT
         self._corp_id = corp_id
         self._minted: dict[str, str] = {}
 
     def payload(self, written: dict[str, Any]) -> dict[str, Any]:
         fresh: dict[str, Any] = {key: self._value(key, value) for key, value in written.items()}
-        if "EventTime" in fresh:
-            fresh["EventTime"] = self._moment
         if "eventId" in fresh:
             fresh["eventId"] = secrets.token_hex(16)
         return fresh

@@ -81,7 +81,8 @@ def test_the_shape_of_2018_has_pascal_case_and_times_as_text() -> None:
         "TimeStamp": str(int(NOW * 1000)),
         "DeptId": contact["DeptId"],
     }
-    assert isinstance(make("chat_quit", corp_id=CORP_ID, style="pascal-2018")["TimeStamp"], int)
+    for event_type in ("chat_quit", "todo_task_create"):
+        assert isinstance(make(event_type, corp_id=CORP_ID, style="pascal-2018")["TimeStamp"], int)
     approval = make("bpms_task_change", corp_id=CORP_ID, style="pascal-2018")
     assert not {"CorpId", "eventId", "EventTime", "BizId", "taskId", "businessId"} & set(approval)
     assert approval["corpId"] == CORP_ID
@@ -152,7 +153,9 @@ def test_an_unknown_type_is_a_bare_envelope() -> None:
     assert sample["EventTime"] == int(NOW * 1000)
 
 
-@pytest.mark.parametrize("event_type", ["../samples", "../../manage", "user_add_org/../user_add_org", "", "a/b"])
+@pytest.mark.parametrize(
+    "event_type", ["../payloads/user_add_org", "../../manage", "user_add_org/../user_add_org", "", "a/b"]
+)
 def test_a_type_is_no_path(event_type: str) -> None:
     assert set(make(event_type, corp_id=CORP_ID)) == {"EventType", "EventTime", "CorpId", "BizId", "eventId"}
 

@@ -239,7 +239,9 @@ def test_it_tries_three_times_and_then_puts_the_event_on_the_failed_list(
 ) -> None:
     register(simulator, receiver.url)
     receiver.answer = lambda _: (503, {}, "")
+    started = time.monotonic()
     push = simulator.push("bpms_instance_change", wait=True)
+    assert 0.2 <= time.monotonic() - started < 10, "40 seconds, divided by 200"
     assert not push.acknowledged
     assert [attempt.status for attempt in push.attempts] == [503, 503, 503]
     assert push.reason == "http statusCode is:503"
