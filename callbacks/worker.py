@@ -79,7 +79,7 @@ class Worker:
         except Error as error:
             if once:
                 raise
-            logger.error("the database refuses claims, trying again in %.0f s: %s", AFTER_DATABASE_ERROR, _kind(error))
+            logger.error("the database refuses claims, trying again in %.0f s: %s", AFTER_DATABASE_ERROR, kind(error))
             connection.close()
             self._stop.wait(AFTER_DATABASE_ERROR)
             return True
@@ -94,7 +94,7 @@ class Worker:
             close_old_connections()
             outbox.attempt(delivery, self.name)
         except Error as error:
-            logger.error("delivery %s is not settled and falls due when its lease ends: %s", delivery.pk, _kind(error))
+            logger.error("delivery %s is not settled and falls due when its lease ends: %s", delivery.pk, kind(error))
             connection.close()
 
     def _collect(self, timeout: float) -> None:
@@ -116,7 +116,7 @@ class Worker:
             try:
                 outbox.time_out(delivery) if future in hung else outbox.give_back(delivery)
             except (LeaseLost, Error) as error:
-                logger.warning("delivery %s falls due when its lease ends: %s", delivery.pk, _kind(error))
+                logger.warning("delivery %s falls due when its lease ends: %s", delivery.pk, kind(error))
         if hung:
             return Ending.TIMED_OUT
         return Ending.FINISHED if all(future.done() for future in self._running) else Ending.GAVE_BACK
@@ -127,11 +127,11 @@ class Worker:
                 close_old_connections()
                 outbox.renew(list(self._running.values()))
             except Error as error:
-                logger.error("leases could not be renewed, trying again: %s", _kind(error))
+                logger.error("leases could not be renewed, trying again: %s", kind(error))
                 connection.close()
         connection.close()
 
 
-def _kind(error: Exception) -> str:
+def kind(error: Exception) -> str:
     """Return an error's kind and first line: what follows may quote rows."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"

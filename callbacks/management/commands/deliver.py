@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
 from callbacks.supervisor import say_orderly, stop_with_parent, supervise
-from callbacks.worker import Ending, Worker
+from callbacks.worker import Ending, Worker, kind
 
 
 class Command(BaseCommand):
@@ -45,7 +45,7 @@ class Command(BaseCommand):
             ending = worker.run(once=options["once"])
         except Error as error:
             say_orderly(options["child"])
-            raise CommandError(f"the database refuses: {str(error).strip()}; is it up, and migrated?") from error
+            raise CommandError(f"the database refuses: {kind(error)}; is it up, and migrated?") from error
         finally:
             done.set()
         self._end(ending, options["child"])
