@@ -134,6 +134,14 @@ def fail(delivery: Delivery, started: Attempt, error: BaseException) -> None:
     _log(delivery, f"{fate}: {line}", logging.ERROR if delay is None else logging.WARNING)
 
 
+def time_out(delivery: Delivery) -> None:
+    """Settle a delivery whose handler hangs as failed; the caller ends the process that the handler hangs in."""
+    error = TimeoutError(f"the handler took longer than HANDLER_TIMEOUT ({settings.HANDLER_TIMEOUT} s)")
+    running = Attempt.objects.filter(delivery=delivery, outcome=Attempt.Outcome.RUNNING)
+    for started in running.order_by("-id")[:1]:
+        fail(delivery, started, error)
+
+
 def give_back(delivery: Delivery) -> None:
     """Make a delivery that a stopping worker has not finished due at once."""
     with transaction.atomic():
