@@ -18,6 +18,7 @@ from django.conf import settings
 logger = logging.getLogger(__name__)
 
 RESTART_AFTER = 1.0
+STOP_WITHIN = 9.0
 ORDERLY = b"."
 
 
@@ -27,10 +28,19 @@ def supervise(arguments: list[str]) -> int:
     child: subprocess.Popen[bytes] | None = None
 
     def stop(signum: int, frame: Any) -> None:
+        if not stopping.is_set():
+            signal.setitimer(signal.ITIMER_REAL, STOP_WITHIN)
         stopping.set()
         if child:
             child.send_signal(signal.SIGTERM)
 
+    def end(signum: int, frame: Any) -> None:
+        # While it waits for SQLite's write lock a process hears no signal, and can give nothing back.
+        logger.error("the worker process did not stop and is killed; what it held falls due when its leases end")
+        if child:
+            child.kill()
+
+    signal.signal(signal.SIGALRM, end)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     while True:
@@ -46,7 +56,7 @@ def supervise(arguments: list[str]) -> int:
             child.send_signal(signal.SIGTERM)
         status = child.wait()
         if _ended_in_order(ending) or stopping.is_set():
-            return status
+            return max(status, 0)  # a child that the signal met before it was ready had nothing to give back
         logger.error("the worker process ended with status %s; starting another", status)
         stopping.wait(RESTART_AFTER)
 

@@ -85,12 +85,18 @@ def kill(process: Process) -> None:
     """End a process and its children with SIGKILL, as a machine that loses its power does."""
     if process.poll() is not None:
         return
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+    found = children(process)
     process.kill()
-    for child in found.stdout.split():
+    for child in found:
         with suppress(ProcessLookupError):
-            os.kill(int(child), signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
     process.wait(10)
+
+
+def children(process: Process) -> list[int]:
+    """Return the ids of a process's children."""
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+    return [int(child) for child in found.stdout.split()]
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:

@@ -14,7 +14,7 @@ from django.utils.timezone import now
 
 from callbacks.models import Attempt, Delivery
 from tests.owed import attempts, expire_leases, owe, table_away
-from tests.processes import Gate, database_url, deliver, kill, manage, wait_until
+from tests.processes import Gate, children, database_url, deliver, kill, manage, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -135,6 +135,24 @@ def test_a_stopped_worker_finishes_short_work_and_gives_long_work_back_within_10
     assert "deliver: stopped, unfinished attempts were given back" in log.read_text()
 
 
+@pytest.mark.skipif("connection.vendor != 'sqlite'", reason="PostgreSQL has no one write lock")
+def test_a_handler_that_holds_sqlites_write_lock_does_not_keep_a_worker_from_stopping(log: Path, gate: Gate) -> None:
+    locking = owe("shop_atomic", act="fetch", url=gate.url("slow"))
+    with deliver(log) as process:
+        wait_until(lambda: gate.waiting)
+        began = time.monotonic()
+
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+        assert time.monotonic() - began < 10
+    assert Delivery.objects.get(pk=locking.pk).attempts == 1
+    gate.let_through("slow")
+    expire_leases()
+    manage("deliver", "--once")
+    assert [outcome for outcome, _ in attempts(locking)] == ["lost", "delivered"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_worker_stops_at_once(log: Path, number: signal.Signals) -> None:
     with deliver(log) as process:
@@ -144,6 +162,15 @@ def test_an_idle_worker_stops_at_once(log: Path, number: signal.Signals) -> None
 
         assert process.wait(5) == 0
     assert log.read_text().endswith("deliver: stopped\n")
+
+
+def test_a_worker_that_is_stopped_while_it_starts_ends_in_order(log: Path) -> None:
+    with deliver(log) as process:
+        wait_until(lambda: children(process))
+
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(10) == 0
 
 
 def test_the_work_of_a_killed_worker_falls_due_within_a_minute_and_is_carried_by_the_next(
