@@ -1,6 +1,8 @@
 """Answer machines (DingTalk, load balancers) before anything made for browsers has a say."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import Resolver404, resolve
@@ -26,3 +28,17 @@ class AnswerMachinesFirst:
         # Without a length, the answer would go out in chunks.
         response.headers["Content-Length"] = str(len(response.content))
         return response
+
+
+def forget_charset(application: Callable[[dict[str, Any], Any], Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """Return a WSGI application that is told no charset: bodies are UTF-8 here.
+
+    Django decodes the query with it while making the request, before any middleware can answer for what that raises.
+    """
+
+    def without_charset(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        content_type = environ.get("CONTENT_TYPE") or ""
+        environ["CONTENT_TYPE"] = re.sub(r"(?i);\s*charset[^;]*", "", content_type)
+        return application(environ, start_response)
+
+    return without_charset
