@@ -92,6 +92,8 @@ class Worker:
     def _attempt(self, delivery: Delivery) -> None:
         try:
             close_old_connections()
+            if connection.connection and not connection.is_usable():
+                connection.close()  # the server was restarted since: better found out before the attempt than in it
             outbox.attempt(delivery, self.name)
         except Error as error:
             logger.error("delivery %s is not settled and falls due when its lease ends: %s", delivery.pk, kind(error))
