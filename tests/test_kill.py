@@ -71,7 +71,7 @@ def test_events_acknowledged_before_a_kill_of_web_and_worker_are_stored_once_and
         expire_leases()
 
     with deliver(log):
-        wait_until(lambda: not Delivery.objects.pending().exists())
+        wait_until(lambda: not Delivery.objects.pending().exists(), seconds=60)
 
     stored = Counter(json.loads(body)["eventId"] for body in Event.objects.values_list("body", flat=True))
     assert {payload["eventId"] for payload in acknowledged} <= set(stored)
