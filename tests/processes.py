@@ -95,8 +95,15 @@ def kill(process: Process) -> None:
 
 def children(process: Process) -> list[int]:
     """Return the ids of a process's children."""
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
-    return [int(child) for child in found.stdout.split()]
+    if sys.platform != "linux":
+        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+        return [int(child) for child in found.stdout.split()]
+    ids = []
+    for path in Path("/proc").glob("[0-9]*/stat"):  # as small machines have no pgrep
+        with suppress(OSError):
+            parent = path.read_text().rpartition(")")[2].split()[1]
+            ids += [int(path.parent.name)] if parent == str(process.pid) else []
+    return ids
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
