@@ -82,6 +82,17 @@ def test_every_push_of_a_crowd_is_answered_in_time_while_the_database_is_locked(
     assert Event.objects.count() == 8
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_connection_that_died_since_the_last_push_is_replaced(client: Client) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite has no connections that die")
+    assert send(client, seal_push(USER)).status_code == 200
+    with psycopg.connect(test_database_url(), autocommit=True) as somebody:
+        somebody.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.connection.info.backend_pid])
+    assert opened(send(client, seal_push({**USER, "eventId": "another"})).json()) == "success"
+    assert Event.objects.count() == 2
+
+
 def test_a_refused_connection_is_answered_in_time_and_told_without_the_password(tmp_path: Path) -> None:
     url = "postgresql://somebody:hunter2-secret@127.0.0.1:1/name"
     with serving(tmp_path / "log", DATABASE_URL=url) as server:
