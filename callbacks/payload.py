@@ -106,7 +106,7 @@ class Fields:
 def event_type(data: Mapping[str, Any]) -> str:
     """Return the `EventType`: that exact spelling first, since some events carry an `eventType` of another meaning."""
     value = Fields(data).get("EventType")
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_EVENT_TYPE:
+    if not isinstance(value, str) or not value or len(value) > MAX_EVENT_TYPE:
         raise MalformedPayload(f"`EventType` must be a string of 1 to {MAX_EVENT_TYPE} characters")
     return value
 

@@ -52,6 +52,7 @@ class Worker:
         keeper = threading.Thread(target=self._keep_leases, args=(done,), name="keeper", daemon=True)
         keeper.start()
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="attempt")
+        logger.info("worker %s carries deliveries, %s at a time", self.name, self._threads)
         try:
             while not self._stop.is_set() and not self._hung():
                 if not self._claim(pool, once) and not self._running and once:

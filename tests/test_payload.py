@@ -147,7 +147,7 @@ def test_the_body_is_kept_exactly_as_it_came() -> None:
     [
         "{}",
         '{"eventtypes":"x"}',
-        *(f'{{"EventType":{value}}}' for value in ("null", "1", "1.5", "true", "[]", '["x"]', "{}", '""', '"  "')),
+        *(f'{{"EventType":{value}}}' for value in ("null", "1", "1.5", "true", "[]", '["x"]', "{}", '""')),
         json.dumps({"EventType": "x" * 129}),
         '{"EventType":"","eventType":"usable"}',
         '{"EventType":null,"eventtype":"usable"}',

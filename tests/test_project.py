@@ -88,9 +88,17 @@ def wait_until_ready(port: int, process: "subprocess.Popen[bytes]") -> None:
     pytest.fail("the service did not become ready")
 
 
+def wait_until_logged(log: Path, text: str) -> None:
+    end = time.monotonic() + 60
+    while text not in log.read_text():
+        assert time.monotonic() < end, f"{text} was not logged"
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_make_run_stops_with_its_children(tmp_path: Path, number: signal.Signals) -> None:
     with served(tmp_path, ["make", "-s", "run"]) as (process, port):
+        wait_until_logged(tmp_path / "log", "carries deliveries")
         os.killpg(process.pid, number)  # as a terminal does, to make and to what it started
         process.wait(20)
         with pytest.raises(requests.ConnectionError):
