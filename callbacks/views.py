@@ -6,9 +6,12 @@ Store, then answer: no handler, no network call and no broker takes part in a re
 import json
 import logging
 import time
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from django.conf import settings
 from django.db import Error, InterfaceError, OperationalError, ProgrammingError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -46,7 +49,7 @@ def callback(request: HttpRequest) -> HttpResponse:
         opened = keyring().open(_query(request), _encrypt_field(request), time.time())
         payload = read(opened.text, salt=f"{opened.timestamp}:{opened.nonce}")
     except RefusedPush as error:
-        logger.warning("push refused with %s: %s", error.status, error)
+        logger.warning("push from %s refused with %s: %s", _peer(request), error.status, error)
         return _answer(error.status, str(error))
     if payload.is_validation:
         logger.info("%s from %s answered", payload.event_type, opened.owner_key)
@@ -81,6 +84,15 @@ def readyz(request: HttpRequest) -> HttpResponse:
     if unapplied:
         return _answer(503, "the database is not migrated: run `manage.py migrate`")
     return _answer(200, "ready")
+
+
+def _peer(request: HttpRequest) -> str:
+    """Return who sent a request, for the log: the address that a trusted proxy names, else the socket's."""
+    named = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+    if settings.TRUST_PROXY_HEADERS:
+        with suppress(ValueError):
+            return str(ip_address(named))
+    return str(request.META.get("REMOTE_ADDR") or "?")
 
 
 def _query(request: HttpRequest) -> dict[str, str]:

@@ -250,7 +250,8 @@ def test_one_line_for_each_push_says_what_became_of_it(client: Client, log: pyte
         f"event {number} user_add_org corp=dingtestcorp0001: stored, owed to 1",
         f"event {number} user_add_org corp=dingtestcorp0001: a repeat, stored before",
         "check_url from dingtestcorp0001 answered",
-        "push refused with 403: signature mismatch: DINGTALK_TOKEN differs from the token that DingTalk signs with",
+        "push from 127.0.0.1 refused with 403: "
+        "signature mismatch: DINGTALK_TOKEN differs from the token that DingTalk signs with",
     ]
     above_debug = " ".join(record.getMessage() for record in log.records if record.levelno > logging.DEBUG)
     assert "张三" not in above_debug
@@ -258,6 +259,22 @@ def test_one_line_for_each_push_says_what_became_of_it(client: Client, log: pyte
 
 
 # Load balancers
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "named"),
+    [
+        (True, "203.0.113.9, 198.51.100.7", "198.51.100.7"),
+        (True, "not an address\u2028", "127.0.0.1"),
+        (False, "198.51.100.7", "127.0.0.1"),
+    ],
+)
+def test_a_refusal_names_the_sender_and_believes_a_proxy_only_where_told_to(
+    client: Client, log: pytest.LogCaptureFixture, settings: Settings, trusted: bool, forwarded: str, named: str
+) -> None:
+    settings.TRUST_PROXY_HEADERS = trusted
+    send(client, seal_push(USER, token="another"), **{"X-Forwarded-For": forwarded})
+    assert f"push from {named} refused with 403" in log.text
 
 
 @pytest.mark.django_db

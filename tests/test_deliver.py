@@ -13,6 +13,7 @@ from django.db import connection
 from django.utils.timezone import now
 
 from callbacks.models import Attempt, Delivery
+from callbacks.worker import POLL
 from tests.owed import attempts, expire_leases, owe, table_away
 from tests.processes import Gate, children, database_url, deliver, kill, manage, wait_until
 
@@ -61,6 +62,20 @@ def test_once_with_nothing_due_exits_with_0() -> None:
     done = manage("deliver", "--once")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "deliver: stopped\n", "")
+
+
+def test_once_waits_for_what_runs_and_carries_what_falls_due_meanwhile(log: Path, gate: Gate) -> None:
+    slow = owe("shop_plain", act="fetch", url=gate.url("slow"))
+    with deliver(log, "--once") as process:
+        wait_until(lambda: gate.waiting)
+        time.sleep(2 * POLL)  # the worker finds nothing due
+        carried(owe("shop_plain"), seconds=10)
+        assert process.poll() is None
+
+        gate.let_through("slow")
+
+        assert process.wait(10) == 0
+    assert delivered(slow)
 
 
 @contextmanager
@@ -118,6 +133,7 @@ def test_a_stopped_worker_finishes_short_work_and_gives_long_work_back_within_10
 
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
+        time.sleep(1)  # what is left of the short work
         waiting = owe("shop_plain")
         gate.let_through("short")
         carried(short)
