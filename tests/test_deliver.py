@@ -59,7 +59,7 @@ def test_once_carries_all_that_is_due_and_exits_with_0() -> None:
 
 
 def test_once_with_nothing_due_exits_with_0() -> None:
-    done = manage("deliver", "--once")
+    done = manage("deliver", "--once", LOG_LEVEL="WARNING")
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "deliver: stopped\n", "")
 
@@ -95,7 +95,7 @@ def empty_database(tmp_path: Path) -> Iterator[str]:
 
 def test_once_on_a_database_that_is_not_migrated_exits_with_1_and_one_line(tmp_path: Path) -> None:
     with empty_database(tmp_path) as url:
-        done = manage("deliver", "--once", DATABASE_URL=url)
+        done = manage("deliver", "--once", DATABASE_URL=url, LOG_LEVEL="WARNING")
 
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
 from django.apps import apps
+from django.db.models.functions import Now
 from django.utils.timezone import now
 from pytest_django import Settings
 
@@ -17,7 +19,7 @@ from callbacks.payload import read
 from callbacks.routing import router
 from simulator.samples import STYLES, make
 from simulator.sealing import plaintext
-from simulator.server import Simulator
+from simulator.server import Options, Simulator
 from tests.owed import WORKER, attempts, carry
 from tests.shop import orders
 
@@ -33,7 +35,8 @@ INSTANCE = {"title": "张三提交的请假", "status": "COMPLETED", "result": "
 @pytest.fixture
 def simulator(settings: Settings) -> Iterator[Simulator]:
     """A DingTalk that the settings point to."""
-    with Simulator() as simulator:
+    # An app key of its own: clients share what they know of an app, and a port may come again.
+    with Simulator(Options(app_key=f"ding{uuid4().hex[:16]}", app_secret=SECRET)) as simulator:
         settings.DINGTALK_OAPI_URL = settings.DINGTALK_API_URL = simulator.url
         settings.DINGTALK_APP_KEY, settings.DINGTALK_APP_SECRET = simulator.options.app_key, SECRET
         yield simulator
@@ -56,7 +59,7 @@ def push(event_type: str, style: str = STYLES[0], **overrides: Any) -> Delivery:
 
 
 def retry(delivery: Delivery) -> Delivery:
-    Delivery.objects.filter(pk=delivery.pk).update(next_attempt_at=now())
+    Delivery.objects.filter(pk=delivery.pk).update(next_attempt_at=Now())
     return carry(delivery)
 
 
