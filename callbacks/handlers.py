@@ -11,7 +11,7 @@ from typing import Any
 from django.conf import settings
 from django.utils import timezone
 from django.utils.module_loading import import_string
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext, gettext_noop, override
 
 from callbacks.models import Delivery, Event
 from callbacks.payload import Fields
@@ -20,6 +20,10 @@ from registrar.client import DingTalkClient
 from registrar.errors import InstanceUnknown
 
 logger = logging.getLogger(__name__)
+
+DELETED = gettext_noop("instance deleted")
+NO_ID = gettext_noop("no instance id")
+UNKNOWN = gettext_noop("DingTalk no longer knows this instance")
 
 
 def log_work_order(process_instance_id: str, process_instance: dict[str, Any]) -> None:
@@ -41,12 +45,12 @@ def bpms_instance_change(event: Event, delivery: Delivery) -> dict[str, Any] | N
     fields = Fields(event.payload)
     instance_id, change = fields.text("processInstanceId"), fields.text("type")
     if not instance_id or change == "delete":
-        return {**_record(event, "staffId"), "recorded": _("instance deleted") if instance_id else _("no instance id")}
+        return {**_record(event, "staffId"), "recorded": _words(DELETED if instance_id else NO_ID)}
     if not delivery.result or "recorded" in delivery.result:
         try:
             delivery.keep(DingTalkClient.from_settings().process_instance(instance_id))
         except InstanceUnknown:
-            return {**_record(event, "staffId"), "recorded": _("DingTalk no longer knows this instance")}
+            return {**_record(event, "staffId"), "recorded": _words(UNKNOWN)}
     hook: Callable[[str, dict[str, Any]], object] = import_string(settings.WORK_ORDER_HANDLER)
     hook(instance_id, delivery.result or {})
     return None
@@ -82,6 +86,12 @@ def _record(event: Event, who: str) -> dict[str, Any]:
         "when": _local_time(moment) or timezone.localtime(event.received_at).isoformat(timespec="seconds"),
     }
     return {**record, "result": fields.text("result")} if fields.text("result") else record
+
+
+def _words(text: str) -> str:
+    """Return a text in the site's language: a row is read by everybody, whoever's language is active when it is made."""
+    with override(settings.LANGUAGE_CODE):
+        return gettext(text)
 
 
 def _local_time(milliseconds: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from django.apps import apps
 from django.db.models.functions import Now
 from django.utils.timezone import now
+from django.utils.translation import override
 from pytest_django import Settings
 
 from callbacks import outbox
@@ -327,3 +328,13 @@ def test_a_handler_may_leave_the_delivery_out_of_its_arguments() -> None:
     outbox.attempt(outbox.claim(1)[0], WORKER)
 
     assert Delivery.objects.get(event_id=receipt.event_id).state == "delivered"
+
+
+@committed
+def test_what_is_recorded_is_in_the_sites_language_whatever_language_is_active(
+    simulator: Simulator, hook: list[Any]
+) -> None:
+    with override("en"):
+        delivery = carry(push("bpms_instance_change", type="delete", processInstanceId="inst-2", staffId="u7"))
+    assert delivery.result
+    assert delivery.result["recorded"] == "审批实例已删除"
