@@ -89,7 +89,7 @@ def _record(event: Event, who: str) -> dict[str, Any]:
 
 
 def _words(text: str) -> str:
-    """Return a text in the site's language: a row is read by everybody, whoever's language is active when it is made."""
+    """Return a text in the site's language: a row is for everybody, whichever language is active when it is made."""
     with override(settings.LANGUAGE_CODE):
         return gettext(text)
 

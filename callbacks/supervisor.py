@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -49,7 +51,9 @@ def supervise(arguments: list[str]) -> int:
         command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "deliver", *arguments]
         # A session of its own: Ctrl-C reaches this process alone, which passes it on.
         child = subprocess.Popen(  # noqa: S603 - this project's own command
-            [*command, "--child", str(child_ending)], pass_fds=[child_ending], start_new_session=True
+            [*command, "--child", str(child_ending), "--parent", str(os.getpid())],
+            pass_fds=[child_ending],
+            start_new_session=True,
         )
         os.close(child_ending)
         if stopping.is_set():
@@ -67,13 +71,11 @@ def say_orderly(ending: int) -> None:
         os.write(ending, ORDERLY)
 
 
-def stop_with_parent(stop: Any, done: threading.Event) -> None:
-    """Call `stop` when the parent is gone, however it went; return when `done` is set."""
-    parent = os.getppid()
-    while not done.wait(1.0):
-        if os.getppid() != parent:
-            stop()
-            return
+def stop_with_parent(stop: Callable[[], None], parent: int) -> None:
+    """Call `stop` when the parent is gone, however it went."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    stop()
 
 
 def _ended_in_order(ending: int) -> bool:
