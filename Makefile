@@ -19,8 +19,7 @@ demo: .venv/installed
 	@$(BIN)/python -m simulator.demo $(if $(ONCE),--once)
 
 run: .venv/installed
-	@$(BIN)/python manage.py migrate --verbosity 0
-	@exec $(BIN)/python manage.py serve
+	@exec $(BIN)/python manage.py serve --migrate
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n auto

@@ -169,7 +169,10 @@ def events_matching(term: str) -> QuerySet[Event]:
     Of the newest MOST_SEARCHED also those with the term anywhere in their text: to read a whole table's takes seconds.
     """
     newest = Event.objects.aggregate(Max("pk"))["pk__max"] or 0
-    found = Q(subject__in=_subjects(term)) | Q(body__contains=term, pk__gt=newest - MOST_SEARCHED)
+    named = [name for name, label in display.EVENT_TYPES.items() if term in str(label)]
+    found = (
+        Q(subject__in=_subjects(term)) | Q(event_type__in=named) | Q(body__contains=term, pk__gt=newest - MOST_SEARCHED)
+    )
     return Event.objects.filter(found | Q(pk=number(term)))
 
 

@@ -76,6 +76,12 @@ def _owner_key_errors() -> Iterator[CheckMessage]:
 
 def _previous_pair_errors() -> Iterator[CheckMessage]:
     token, aes_key = settings.DINGTALK_PREVIOUS_TOKEN, settings.DINGTALK_PREVIOUS_AES_KEY
-    if token or aes_key:
+    if bool(token) != bool(aes_key):
+        yield Error(
+            "DINGTALK_PREVIOUS_TOKEN and DINGTALK_PREVIOUS_AES_KEY go together: set both to the pair before the "
+            "rotation, or remove both",
+            id="callbacks.E005",
+        )
+    elif token:
         yield from _token_errors("DINGTALK_PREVIOUS_TOKEN", token, "callbacks.E005")
         yield from _aes_key_errors("DINGTALK_PREVIOUS_AES_KEY", aes_key, "callbacks.E005")

@@ -58,9 +58,12 @@ class Router:
         """
         if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
             raise TypeError('name the event types: @router.on("user_add_org", "org_dept_*")')
+        if where is not None and not (isinstance(where, Mapping) and all(isinstance(name, str) for name in where)):
+            raise TypeError('`where` is a dict of field names and values: where={"type": "finish"}')
 
         def register(function: HandlerFunction) -> HandlerFunction:
             name = f"{function.__module__}.{function.__qualname__}"
+            _require_callable(name, function)
             if name in self._handlers:
                 raise ValueError(f"two handlers are called {name}; rename one of them")
             self._handlers[name] = Handler(name, function, patterns, where or {}, atomic)
@@ -75,6 +78,19 @@ class Router:
     def find(self, destination: str) -> Handler | None:
         """Return the handler with this `handler:<dotted path>`, or None if no app registers it (any more)."""
         return self._handlers.get(destination.removeprefix("handler:"))
+
+
+def _require_callable(name: str, function: Callable[..., Any]) -> None:
+    """Raise TypeError for a function that no worker could ever call with an event."""
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"handler {name} is async; workers call plain functions")
+    try:
+        inspect.signature(function).bind("event")
+    except TypeError:
+        try:
+            inspect.signature(function).bind("event", delivery="delivery")
+        except TypeError:
+            raise TypeError(f"handler {name} must take (event) or (event, delivery)") from None
 
 
 def _matches(value: Any, wanted: Wanted) -> bool:

@@ -7,6 +7,7 @@ in `Environment.errors`; a system check reports them all at once.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 from zoneinfo import ZoneInfo
@@ -15,10 +16,32 @@ from dotenv import dotenv_values
 
 T = TypeVar("T")
 
+MOST = 31 * 24 * 3600
+
+# How this service's settings begin.
 _OURS = (
-    *("CALLBACK_", "CELERY_", "DATABASE_", "DINGTALK_", "ENDPOINT_", "FAILED_LIST_", "HANDLER_", "LOG_", "RELAY_"),
-    *("RETRY_", "WORK_ORDER_", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "DEBUG", "ENV_FILE", "SECRET_KEY"),
-    *("FIELD_ENCRYPTION_KEYS", "LANGUAGE_CODE", "DJANGO_SETTINGS_MODULE", "TIME_ZONE", "TRUST_PROXY_HEADERS"),
+    "ALLOWED_HOSTS",
+    "CALLBACK_",
+    "CELERY_",
+    "CSRF_TRUSTED_ORIGINS",
+    "DATABASE_",
+    "DEBUG",
+    "DINGTALK_",
+    "DJANGO_SETTINGS_MODULE",
+    "ENDPOINT_",
+    "ENV_FILE",
+    "EXTRA_APPS",
+    "FAILED_LIST_",
+    "FIELD_ENCRYPTION_KEYS",
+    "HANDLER_",
+    "LANGUAGE_CODE",
+    "LOG_",
+    "RELAY_",
+    "RETRY_",
+    "SECRET_KEY",
+    "TIME_ZONE",
+    "TRUST_PROXY_HEADERS",
+    "WORK_ORDER_",
 )
 
 
@@ -79,15 +102,15 @@ class Environment:
             return default
 
     def integer(self, name: str, default: int, minimum: int = 0) -> int:
-        """Return a whole number of at least `minimum`."""
+        """Return a whole number of at least `minimum`, and no larger than a month has seconds."""
 
         def parse(text: str) -> int:
             number = int(text)
-            if number < minimum:
+            if not minimum <= number <= MOST:
                 raise ValueError
             return number
 
-        return self._parsed(name, default, parse, f"a whole number of at least {minimum}")
+        return self._parsed(name, default, parse, f"a whole number of at least {minimum} and at most {MOST}")
 
     def boolean(self, name: str, default: bool) -> bool:
         """Return 0, 1, true or false, in any case, as a bool."""
@@ -99,15 +122,31 @@ class Environment:
         return [part.strip() for part in self.text(name).split(",") if part.strip()] or default
 
     def integers(self, name: str, default: list[int]) -> list[int]:
-        """Return a comma-separated list of whole numbers, none negative."""
+        """Return a comma-separated list of whole numbers, none negative, none larger than a month has seconds."""
 
         def parse(text: str) -> list[int]:
             numbers = [int(part) for part in text.split(",")]
-            if min(numbers) < 0:
+            if min(numbers) < 0 or max(numbers) > MOST:
                 raise ValueError
             return numbers
 
-        return self._parsed(name, default, parse, "whole numbers separated by commas, such as 5,300,1800")
+        return self._parsed(
+            name, default, parse, f"whole numbers separated by commas, such as 5,300,1800, up to {MOST}"
+        )
+
+    def apps(self, name: str) -> list[str]:
+        """Return a comma-separated list of Python packages that can be found."""
+        found = []
+        for app in self.names(name, []):
+            try:
+                missing = find_spec(app) is None
+            except (ImportError, ValueError):
+                missing = True
+            if missing:
+                self.refuse(name, f"names {app[:60]!r}, which is no package here", "check its spelling and its folder")
+            else:
+                found.append(app)
+        return found
 
     def choice(self, name: str, default: str, choices: list[str]) -> str:
         """Return one of the named choices."""

@@ -21,7 +21,9 @@ ENVIRONMENT_ERRORS = env.errors
 
 SECRET_KEY = env.secret("SECRET_KEY")
 if not SECRET_KEY:
-    env.refuse("SECRET_KEY", "is missing", "put the line that `manage.py dingtalk keygen` prints into .env")
+    env.refuse(
+        "SECRET_KEY", "is missing", "copy .env.example to .env and put into it what `manage.py dingtalk keygen` prints"
+    )
 DEBUG = env.boolean("DEBUG", False)
 
 # DingTalk (https://open.dingtalk.com)
@@ -85,6 +87,7 @@ INSTALLED_APPS = [
     "callbacks",
     "registrar",
     "simulator",
+    *env.apps("EXTRA_APPS"),
 ]
 
 MIDDLEWARE = [
@@ -136,6 +139,8 @@ except Exception:  # noqa: BLE001 - the library raises several kinds, some with 
 if _database["ENGINE"] == "django.db.backends.sqlite3":
     _database["OPTIONS"] = {**_database.get("OPTIONS", {}), **SQLITE_OPTIONS}
 elif _database["ENGINE"] == "django.db.backends.postgresql":
+    if not _database["NAME"]:
+        env.refuse("DATABASE_URL", "names no database", _supported)
     _database["OPTIONS"] = {"connect_timeout": 2, **_database.get("OPTIONS", {})}
 else:
     env.refuse("DATABASE_URL", f"names the engine {_database['ENGINE'].rsplit('.', 1)[-1]}", _supported)
@@ -177,6 +182,8 @@ LOGGING = {
     "loggers": {
         # a refused push has a line of its own, which says why
         "django.request": {"level": "ERROR"},
+        # answered with 400; a public address hears of many wrong host names
+        "django.security.DisallowedHost": {"handlers": [], "level": "CRITICAL"},
     }
     | {
         name: {"handlers": ["console"], "level": LOG_LEVEL, "propagate": False}

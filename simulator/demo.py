@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,13 +16,13 @@ from pathlib import Path
 import requests
 from rich.console import Console
 
+from callbacks.ports import PortUnusable, port_number, require_free
 from dingcallback.environment import isolated
 from registrar.keys import new_aes_key, new_secret_key, new_token
 from simulator.options import Options
 from simulator.server import Simulator
 
 ROOT = Path(__file__).resolve().parent.parent
-HOME = ROOT / ".demo"
 READY_WITHIN = 30.0
 HANDLED_WITHIN = 60.0
 
@@ -37,18 +36,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="exit after the table")
     once = parser.parse_args().once
-    host, port = os.environ.get("HOST", "127.0.0.1"), int(os.environ.get("PORT", "8000"))
+    host = os.environ.get("HOST") or "127.0.0.1"
     console = Console(width=None if sys.stdout.isatty() else 140)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        for name, number in (("PORT", port), ("SIMULATOR_PORT", int(os.environ.get("SIMULATOR_PORT", "8001")))):
-            _require_free(name, number)
-        options = Options(port=int(os.environ.get("SIMULATOR_PORT", "8001")), clock_scale=10)
-        with Simulator(options) as simulator:
-            _prepare(simulator, host, port)
-            with _service(host, port):
+        port, simulator_port = _port("PORT", host, "8000"), _port("SIMULATOR_PORT", "127.0.0.1", "8001")
+        if port == simulator_port:
+            raise DemoFailed(f"PORT and SIMULATOR_PORT are both {port}; name another: make demo PORT={port + 10}")
+        home = ROOT / ".demo" / str(port)
+        with Simulator(Options(port=simulator_port, clock_scale=10)) as simulator:
+            _prepare(home, simulator, host, port)
+            with _service(home, host, port):
                 _show(console, simulator, once, f"http://{host}:{port}/admin/")
-    except DemoFailed as error:
+    except (DemoFailed, PortUnusable) as error:
         console.print(f"[red]demo: {error}")
         return 1
     except KeyboardInterrupt:
@@ -56,23 +56,20 @@ def main() -> int:
     return 0
 
 
-def _require_free(name: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise DemoFailed(f"port {port} is taken; name another: make demo {name}={port + 10}") from None
+def _port(name: str, host: str, default: str) -> int:
+    port = port_number(name, os.environ.get(name) or default)
+    require_free(name, host, port, "make demo")
+    return port
 
 
-def _prepare(simulator: Simulator, host: str, port: int) -> None:
+def _prepare(home: Path, simulator: Simulator, host: str, port: int) -> None:
     """Give this process and its children settings of their own, and an empty database."""
-    shutil.rmtree(HOME, ignore_errors=True)
-    HOME.mkdir()
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
     settings = isolated(
         os.environ,
         SECRET_KEY=new_secret_key(),
-        DATABASE_URL=f"sqlite:///{HOME / 'demo.sqlite3'}",
+        DATABASE_URL=f"sqlite:///{home / 'demo.sqlite3'}",
         DINGTALK_TOKEN=new_token(),
         DINGTALK_AES_KEY=new_aes_key(),
         DINGTALK_APP_KEY=simulator.options.app_key,
@@ -89,9 +86,9 @@ def _prepare(simulator: Simulator, host: str, port: int) -> None:
 
 
 @contextmanager
-def _service(host: str, port: int) -> Iterator[None]:
+def _service(home: Path, host: str, port: int) -> Iterator[None]:
     """Run web server and worker as `make run` does, with their output in a file."""
-    log = HOME / "service.log"
+    log = home / "service.log"
     command = [sys.executable, "manage.py", "serve", "--host", host, "--port", str(port)]
     with log.open("w") as output, subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output) as service:
         try:
@@ -124,14 +121,14 @@ def _show(console: Console, simulator: Simulator, once: bool, admin: str) -> Non
     handled = demo_events.wait_until_handled(rows, HANDLED_WITHIN)
     console.print(demo_events.table(rows))
     if not handled:
-        raise DemoFailed("not everything was handled; see .demo/service.log")
+        raise DemoFailed("not everything was handled; see service.log in .demo/")
     if once:
         return
     password = secrets.token_urlsafe(9)
     _manage("createsuperuser", "--noinput", "--username", "admin", "--email", "", DJANGO_SUPERUSER_PASSWORD=password)
     console.print(f"\nAdmin: {admin}   user: admin   password (this run only): {password}")
     console.print(f'Push more: curl -d \'{{"event_type": "user_add_org"}}\' {simulator.url}/_simulator/push')
-    console.print("What the web server and the worker did is in .demo/service.log. Ctrl-C ends the demo.")
+    console.print("What the web server and the worker did is in service.log under .demo/. Ctrl-C ends the demo.")
     threading.Event().wait()
 
 

@@ -18,8 +18,8 @@ FLOORS = {
         "dingcrypto payload routing signing",
         "models migrations.*",
         "inbox outbox relay",
-        "admin admin_* apps checks credentials display handlers middleware supervisor tasks urls views watch worker "
-        "templatetags.* management.*",
+        "admin admin_* apps checks credentials display handlers middleware ports supervisor tasks urls views "
+        "watch worker templatetags.* management.*",
     ],
     "registrar": [
         "addresses catalogue errors failed_entries instances keys protocol",

@@ -37,8 +37,8 @@ def test_settings_that_are_complete_pass_every_check() -> None:
             {"DINGTALK_APP_KEY": "", "DINGTALK_CORP_ID": ""},
             ["DINGTALK_APP_KEY and DINGTALK_CORP_ID are both missing", "Client ID", "corp id"],
         ),
-        ("callbacks.E005", {"DINGTALK_PREVIOUS_TOKEN": "token"}, ["DINGTALK_PREVIOUS_AES_KEY is missing"]),
-        ("callbacks.E005", {"DINGTALK_PREVIOUS_AES_KEY": KEY}, ["DINGTALK_PREVIOUS_TOKEN is missing"]),
+        ("callbacks.E005", {"DINGTALK_PREVIOUS_TOKEN": "token"}, ["DINGTALK_PREVIOUS_AES_KEY go together"]),
+        ("callbacks.E005", {"DINGTALK_PREVIOUS_AES_KEY": KEY}, ["DINGTALK_PREVIOUS_TOKEN and"]),
         (
             "callbacks.E005",
             {"DINGTALK_PREVIOUS_TOKEN": "token", "DINGTALK_PREVIOUS_AES_KEY": "x"},

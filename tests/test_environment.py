@@ -113,11 +113,12 @@ def test_any_other_boolean_is_refused(text: str) -> None:
     assert told(env) == [f"A is {text!r}: set it to 0, 1, true or false, or remove it for the default"]
 
 
-@pytest.mark.parametrize("text", ["1.5", "x", "0", "-1", "1e3", "9" * 5000])
+@pytest.mark.parametrize("text", ["1.5", "x", "0", "-1", "1e3", "2678401", "9" * 5000])
 def test_a_malformed_number_is_refused(text: str) -> None:
     env = Environment({"A": text})
     assert env.integer("A", 7, minimum=1) == 7
-    assert told(env) == [f"A is {text[:40]!r}: set it to a whole number of at least 1, or remove it for the default"]
+    hint = "set it to a whole number of at least 1 and at most 2678400, or remove it for the default"
+    assert told(env) == [f"A is {text[:40]!r}: {hint}"]
 
 
 def test_lists_are_comma_separated() -> None:

@@ -116,6 +116,55 @@ def test_serve_ends_when_the_web_server_cannot_start(tmp_path: Path) -> None:
     assert done.returncode not in (0, None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"PORT": "99999"}, "PORT is '99999': set it to a number from 1 to 65535"),
+        ({"PORT": "abc"}, "PORT is 'abc': set it to a number from 1 to 65535"),
+        ({"HOST": "192.0.2.1"}, "HOST 192.0.2.1 is no address of this machine: set it to 127.0.0.1 or 0.0.0.0"),
+        ({"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}, "check DATABASE_URL and that it is up"),
+        ({"DATABASE_URL": "sqlite:////nowhere/at/all.sqlite3"}, "check DATABASE_URL and that it is up"),
+    ],
+)
+def test_what_keeps_the_service_from_starting_is_one_line(changes: dict[str, str], line: str) -> None:
+    environment = isolated(os.environ, **SOUND, DATABASE_URL="sqlite:///:memory:")
+    environment |= {"HOST": "127.0.0.1", "PORT": str(free_port()), **changes}
+    command = [sys.executable, "manage.py", "serve", "--migrate"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_an_app_of_ones_own_is_installed_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "myshop").mkdir()
+    (tmp_path / "myshop" / "__init__.py").touch()
+    (tmp_path / "myshop" / "handlers.py").write_text(
+        "from callbacks.routing import router\n\n\n@router.on('mine')\ndef handle(event):\n    return None\n"
+    )
+    program = "import django; django.setup(); from callbacks.routing import router; print(router.find('%s'))"
+    environment = isolated(os.environ, **SOUND, EXTRA_APPS="myshop", DJANGO_SETTINGS_MODULE="dingcallback.settings")
+    environment["PYTHONPATH"] = str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program % "handler:myshop.handlers.handle"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "myshop.handlers.handle" in done.stdout, done.stderr
+
+
+def test_an_app_that_is_not_there_is_named() -> None:
+    environment = isolated(os.environ, **SOUND, EXTRA_APPS="nobodys_shop,registrar.nothing")
+    command = [sys.executable, "manage.py", "check"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "EXTRA_APPS names 'nobodys_shop', which is no package here" in done.stderr
+    assert "EXTRA_APPS names 'registrar.nothing'" in done.stderr
+
+
 def test_the_deployment_checks_have_nothing_to_say() -> None:
     environment = isolated(os.environ, **SOUND)
     command = [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"]
@@ -132,7 +181,9 @@ def test_the_migrations_match_the_models() -> None:
 
 def test_the_example_env_lists_every_setting_that_is_read() -> None:
     source = (ROOT / "dingcallback" / "settings.py").read_text()
-    read = set(re.findall(r'env\.(?:text|secret|integers?|boolean|names|choice|time_zone)\(\s*"([A-Z_]+)"', source))
+    read = set(
+        re.findall(r'env\.(?:text|secret|integers?|boolean|names|choice|time_zone|apps)\(\s*"([A-Z_]+)"', source)
+    )
     listed = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert listed == read
 

@@ -135,3 +135,27 @@ def test_a_decorator_without_event_types_says_what_to_write() -> None:
 def test_a_handler_says_whether_it_runs_in_the_settling_transaction(atomic: bool) -> None:
     (handler,) = routed("x", atomic=atomic).wanting("x", {})
     assert handler.atomic is atomic
+
+
+@pytest.mark.parametrize("where", ["x", lambda payload: True, {1: "a"}, ["type"]])
+def test_a_where_that_is_no_dict_of_fields_is_refused_when_it_is_written(where: Any) -> None:
+    with pytest.raises(TypeError, match="a dict of field names"):
+        Router().on("user_add_org", where=where)
+
+
+def test_a_function_that_no_worker_could_call_is_refused_by_name() -> None:
+    def takes_nothing() -> None: ...
+
+    def takes_too_much(event: Any, other: Any) -> None: ...
+
+    async def waits(event: Any) -> None: ...
+
+    for function in (takes_nothing, takes_too_much, waits):
+        with pytest.raises(TypeError, match=function.__name__):
+            Router().on("user_add_org")(function)  # type: ignore[type-var]
+
+
+def test_a_function_may_have_parameters_with_defaults() -> None:
+    def handler(event: Any, shop: str = "main", *, delivery: Any) -> None: ...
+
+    Router().on("user_add_org")(handler)

@@ -4,6 +4,8 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 
+from django.core.management import CommandError
+
 from registrar.client import DingTalkClient
 from registrar.errors import DingTalkError
 from registrar.management.verbs.report import MASK, Options, Report, Verb, add_reveal, facts
@@ -12,7 +14,7 @@ from registrar.registration import Change, Registration, look, register, update
 
 def _add_what(parser: ArgumentParser) -> None:
     parser.add_argument("--url", default="", help="callback address; default: DINGTALK_CALLBACK_URL")
-    parser.add_argument("--tags", default="", help="event types, comma-separated; default: DINGTALK_CALLBACK_TAGS")
+    parser.add_argument("--tags", help="event types, comma-separated; default: DINGTALK_CALLBACK_TAGS")
     add_reveal(parser)
 
 
@@ -49,7 +51,9 @@ def _told(warnings: list[str], change: Callable[[], Change]) -> Change:
 
 
 def _wanted(options: Options) -> Registration:
-    tags = [tag.strip() for tag in options["tags"].split(",") if tag.strip()]
+    tags = [tag.strip() for tag in (options["tags"] or "").split(",") if tag.strip()]
+    if options["tags"] is not None and not tags:
+        raise CommandError("--tags names no event type: give some, such as user_add_org,user_leave_org", returncode=2)
     if not options.get("file"):
         return Registration.from_settings(options["url"], tags)
     saved = Registration.load(options["file"])

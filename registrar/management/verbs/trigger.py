@@ -9,6 +9,7 @@ from django.core.management import CommandError
 from rich.console import RenderableType
 
 from callbacks.models import Event
+from registrar.addresses import malformed
 from registrar.management.verbs.report import Options, Report, Verb, facts, table
 from registrar.push import find_event, push
 from simulator.samples import STYLES, make, parse_overrides
@@ -36,6 +37,8 @@ def _trigger(options: Options) -> Report:
     corp_id = settings.DINGTALK_CORP_ID or settings.DINGTALK_APP_KEY
     sample = make(options["event_type"], corp_id=corp_id, style=options["style"], overrides=overrides)
     url = options["url"] or settings.DINGTALK_CALLBACK_URL or LOCAL_ADDRESS
+    if problem := malformed(url):
+        raise CommandError(f"the address {problem}: give --url or DINGTALK_CALLBACK_URL such as {LOCAL_ADDRESS}")
     acknowledged = push(url, json.dumps(sample, ensure_ascii=False, separators=(",", ":")))
     event = find_event(acknowledged.payload, options["wait"])
     data = {
@@ -47,7 +50,8 @@ def _trigger(options: Options) -> Report:
         "event": event.pk if event else None,
         "deliveries": _deliveries(event) if event else [],
     }
-    return Report(data, _shown(data, acknowledged.payload.is_validation))
+    is_invented = "processInstanceId" in sample and sample["processInstanceId"] not in overrides.values()
+    return Report(data, _shown(data, acknowledged.payload.is_validation, is_invented))
 
 
 def _deliveries(event: Event) -> list[dict[str, Any]]:
@@ -55,7 +59,7 @@ def _deliveries(event: Event) -> list[dict[str, Any]]:
     return list(event.deliveries.order_by("pk").values(*fields))
 
 
-def _shown(data: dict[str, Any], is_validation: bool) -> list[RenderableType]:
+def _shown(data: dict[str, Any], is_validation: bool, is_invented: bool) -> list[RenderableType]:
     answer = f"{data['status']} `{data['answer']}` after {data['milliseconds']} ms"
     payload = json.dumps(data["payload"], ensure_ascii=False)
     shown: list[RenderableType] = [facts({"pushed to": data["url"], "payload": payload, "answer": answer})]
@@ -71,6 +75,8 @@ def _shown(data: dict[str, Any], is_validation: bool) -> list[RenderableType]:
         outcome = row["last_error"] or result
         deliveries.add_row(row["destination"], row["state"], str(row["attempts"]), outcome)
     sentence = f"Stored as event {data['event']}."
+    if is_invented:
+        sentence += " DingTalk knows no such instance: name a real one with --set processInstanceId=…"
     if any(row["state"] == "pending" and not row["attempts"] for row in data["deliveries"]):
         sentence += " No worker has taken it up yet: start `manage.py deliver`."
     return [*shown, deliveries, sentence]
