@@ -40,7 +40,7 @@ def receive(payload: Payload, source: str = Event.Source.CALLBACK, within: float
     `within`: seconds that a lock or a statement of the database may take; None: as long as it takes elsewhere.
     Raises django.db.Error where the database can't store it; then nothing is stored.
     """
-    destinations = [handler.destination for handler in router.wanting(payload.event_type, payload.data)]
+    handlers = router.wanting(payload.event_type, payload.data)
     with _patience(within), transaction.atomic(), connection.cursor() as cursor:
         _limit_statements(cursor, within)
         cursor.execute(INSERT_EVENT, [*_columns(payload), source])
@@ -49,9 +49,11 @@ def receive(payload: Payload, source: str = Event.Source.CALLBACK, within: float
             # No id and no row of that identity would be an event lost; DoesNotExist says so.
             stored = Event.objects.values_list("pk", flat=True).get(identity=payload.identity)
             return Receipt(stored, is_new=False, deliveries=0)
-        for destination in destinations:
-            cursor.execute(INSERT_DELIVERY, [inserted[0], destination, payload.subject])
-    return Receipt(inserted[0], is_new=True, deliveries=len(destinations))
+        for handler in handlers:
+            # no subject, no order
+            subject = payload.subject if handler.ordered else ""
+            cursor.execute(INSERT_DELIVERY, [inserted[0], handler.destination, subject])
+    return Receipt(inserted[0], is_new=True, deliveries=len(handlers))
 
 
 def _columns(payload: Payload) -> list[str]:

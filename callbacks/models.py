@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -11,6 +12,8 @@ from django.utils.translation import gettext_lazy as _
 
 from callbacks.dingcrypto import CallbackError
 from callbacks.payload import storable
+
+LEASE = timedelta(seconds=30)
 
 
 class Event(models.Model):
@@ -61,9 +64,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         """Keep those that are still owed."""
         return self.filter(state=Delivery.State.PENDING)
 
+    def held(self) -> "DeliveryQuerySet":
+        """Keep those that a worker holds; a lease that ends later than any lease comes of a wrong clock."""
+        return self.filter(leased_until__gt=Now(), leased_until__lte=Now() + LEASE)
+
     def free(self) -> "DeliveryQuerySet":
         """Keep those that no worker holds."""
-        return self.filter(models.Q(leased_until=None) | models.Q(leased_until__lte=Now()))
+        ended = models.Q(leased_until__lte=Now()) | models.Q(leased_until__gt=Now() + LEASE)
+        return self.filter(models.Q(leased_until=None) | ended)
 
     def due(self) -> "DeliveryQuerySet":
         """Keep those whose time has come and that no worker holds."""
@@ -110,6 +118,17 @@ class Delivery(models.Model):
         ]
         indexes: ClassVar = [
             models.Index(fields=["next_attempt_at", "id"], name="delivery_due", condition=models.Q(state="pending")),
+            # the head of a subject, and which of its deliveries a worker holds
+            models.Index(
+                fields=["destination", "subject", "id"],
+                name="delivery_subject",
+                condition=models.Q(state="pending") & ~models.Q(subject=""),
+            ),
+            models.Index(
+                fields=["destination", "subject"],
+                name="delivery_held",
+                condition=models.Q(state="pending", lease_token__isnull=False) & ~models.Q(subject=""),
+            ),
             models.Index(fields=["state", "-id"], name="delivery_state_newest"),
             models.Index(fields=["destination", "-id"], name="delivery_destination_newest"),
         ]

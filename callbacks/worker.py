@@ -8,11 +8,10 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from enum import Enum
 
-from django.conf import settings
 from django.db import Error, close_old_connections, connection
 
 from callbacks import outbox
-from callbacks.models import Delivery, LeaseLost
+from callbacks.models import LEASE, Delivery, LeaseLost
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class Worker:
             pool.shutdown(wait=False)
 
     def _hung(self) -> list[Future[None]]:
-        """Return the attempts that run beyond HANDLER_TIMEOUT."""
+        """Return the attempts that run beyond their time limit."""
         now = time.monotonic()
         return [f for f, deadline in self._deadlines.items() if deadline < now and not f.done()]
 
@@ -87,7 +86,7 @@ class Worker:
         for delivery in claimed:
             future = pool.submit(self._attempt, delivery)
             self._running[future] = delivery
-            self._deadlines[future] = time.monotonic() + settings.HANDLER_TIMEOUT
+            self._deadlines[future] = time.monotonic() + outbox.time_limit(delivery)
         return bool(claimed)
 
     def _attempt(self, delivery: Delivery) -> None:
@@ -125,7 +124,7 @@ class Worker:
         return Ending.FINISHED if all(future.done() for future in self._running) else Ending.GAVE_BACK
 
     def _keep_leases(self, done: threading.Event) -> None:
-        while not done.wait(outbox.LEASE.total_seconds() / 3):
+        while not done.wait(LEASE.total_seconds() / 3):
             try:
                 close_old_connections()
                 outbox.renew(list(self._running.values()))

@@ -17,7 +17,7 @@ FLOORS = {
     "callbacks": [
         "dingcrypto payload routing signing",
         "models migrations.*",
-        "inbox outbox relay",
+        "inbox order outbox relay",
         "admin admin_* apps checks credentials display handlers middleware supervisor tasks urls views watch worker "
         "templatetags.* management.*",
     ],
