@@ -103,6 +103,8 @@ class Delivery(models.Model):
     lease_token = models.UUIDField(null=True, editable=False)
     leased_until = models.DateTimeField(null=True, editable=False)
 
+    behind: int | None = None  # the delivery that it waits behind, where `order.with_heads` filled it in
+
     objects = DeliveryQuerySet.as_manager()
     attempt_set: models.Manager["Attempt"]
 
@@ -112,7 +114,10 @@ class Delivery(models.Model):
         verbose_name = _("delivery")
         verbose_name_plural = _("deliveries")
         ordering = ("-id",)
-        permissions: ClassVar = [("redeliver_delivery", _("Can redeliver"))]
+        permissions: ClassVar = [
+            ("redeliver_delivery", _("Can redeliver")),
+            ("give_up_delivery", _("Can give up deliveries")),
+        ]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["event", "destination"], name="delivery_owed_once"),
         ]
@@ -120,7 +125,7 @@ class Delivery(models.Model):
             models.Index(fields=["next_attempt_at", "id"], name="delivery_due", condition=models.Q(state="pending")),
             # the head of a subject, and which of its deliveries a worker holds
             models.Index(
-                fields=["destination", "subject", "id"],
+                fields=["destination", "subject", "event"],
                 name="delivery_subject",
                 condition=models.Q(state="pending") & ~models.Q(subject=""),
             ),
@@ -194,3 +199,19 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"#{self.pk}"
+
+
+class Horizon(models.Model):
+    """The one row that says since when events are complete: of what came before, some may be pruned."""
+
+    complete_since = models.DateTimeField(_("complete since"))
+
+    class Meta:
+        """Names; nobody has a permission about it."""
+
+        verbose_name = _("horizon")
+        verbose_name_plural = _("horizons")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.complete_since:%Y-%m-%d %H:%M:%S}"

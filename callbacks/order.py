@@ -1,5 +1,6 @@
 """Order per subject: of one subject's deliveries to one destination, only the first may be attempted, one at a time.
 
+The first is that of the earliest event, also where an old event came to be owed later than a new one.
 Only that head needs a due time. A later one is parked (it loses its due time) when a claim comes upon it, and the
 head is promoted (gets a due time) whenever one of its subject is let go. On PostgreSQL every transaction that parks,
 takes or lets go holds the subject's lock; without it a head was promoted while another transaction was about to park
@@ -9,17 +10,18 @@ it, and stayed parked for ever. On SQLite the one write lock does the same.
 import hashlib
 
 from django.db import connection
-from django.db.models import Exists, OuterRef, Q, Subquery
-from django.db.models.functions import Now
+from django.db.models import Case, Exists, OuterRef, Q, Subquery, When
+from django.db.models.functions import Coalesce, Now
 
 from callbacks.models import Delivery, DeliveryQuerySet
 
 
-def lock(delivery: Delivery) -> None:
-    """Hold the subject's lock until the transaction ends."""
-    if delivery.subject and connection.vendor == "postgresql":
+def lock(*deliveries: Delivery) -> None:
+    """Hold the subjects' locks until the transaction ends; take them before any row's, or it may deadlock."""
+    keys = sorted({_key(delivery) for delivery in deliveries if delivery.subject})
+    if keys and connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_key(delivery)])
+            cursor.execute("SELECT pg_advisory_xact_lock(k) FROM unnest(%s::bigint[]) k", [keys])
 
 
 def lockable(deliveries: list[Delivery]) -> list[Delivery]:
@@ -36,8 +38,9 @@ def lockable(deliveries: list[Delivery]) -> list[Delivery]:
 def park_later(deliveries: list[Delivery]) -> set[int]:
     """Park those that another of their subject goes before; return their ids. Their subjects are locked."""
     rows = Delivery.objects.filter(pk__in=[delivery.pk for delivery in deliveries if delivery.subject])
-    before = _of_same_subject().filter(pk__lt=OuterRef("pk"))
-    later = set(rows.filter(Exists(before) | Exists(_held_of_same_subject())).values_list("pk", flat=True))
+    later = set(
+        rows.filter(Exists(_earlier_of_same_subject()) | Exists(_held_of_same_subject())).values_list("pk", flat=True)
+    )
     if later:
         Delivery.objects.filter(pk__in=later).update(next_attempt_at=None, lease_token=None, leased_until=None)
         promote(Delivery.objects.filter(pk__in=later))
@@ -46,22 +49,34 @@ def park_later(deliveries: list[Delivery]) -> set[int]:
 
 def promote(deliveries: DeliveryQuerySet) -> None:
     """Make the heads of these deliveries' subjects due, where they are parked and none of their subject is held."""
-    heads = deliveries.annotate(head=Subquery(_of_same_subject().order_by("pk").values("pk")[:1])).values("head")
+    heads = deliveries.annotate(head=_first(_of_same_subject())).values("head")
     parked = Delivery.objects.filter(pk__in=heads, next_attempt_at=None).filter(~Exists(_held_of_same_subject()))
     parked.update(next_attempt_at=Now())
 
 
 def head(delivery: Delivery) -> int | None:
     """Return the id of the delivery that this one waits behind, None where it waits behind none."""
-    if delivery.state != Delivery.State.PENDING or not delivery.subject:
-        return None
-    before = Delivery.objects.pending().filter(destination=delivery.destination, subject=delivery.subject)
-    return before.filter(pk__lt=delivery.pk).order_by("pk").values_list("pk", flat=True).first()
+    return with_heads(Delivery.objects.filter(pk=delivery.pk)).get().behind
+
+
+def with_heads(deliveries: DeliveryQuerySet) -> DeliveryQuerySet:
+    """Fill in `behind`: the id of the delivery that each waits behind, None where it waits behind none."""
+    first = Coalesce(_first(_earlier_of_same_subject()), _first(_held_of_same_subject()))
+    waits = Q(state=Delivery.State.PENDING, lease_token=None)
+    return deliveries.annotate(**{"behind": Case(When(waits, then=first), default=None)})
+
+
+def _first(deliveries: DeliveryQuerySet) -> Subquery:
+    return Subquery(deliveries.order_by("event_id").values("pk")[:1])
 
 
 def _of_same_subject() -> DeliveryQuerySet:
     rows = Delivery.objects.pending().exclude(subject="")
     return rows.filter(destination=OuterRef("destination"), subject=OuterRef("subject"))
+
+
+def _earlier_of_same_subject() -> DeliveryQuerySet:
+    return _of_same_subject().filter(event_id__lt=OuterRef("event_id"))
 
 
 def _held_of_same_subject() -> DeliveryQuerySet:

@@ -20,6 +20,7 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from callbacks import order
+from callbacks.batches import MOST_ROWS, batches, ids_of
 from callbacks.models import LEASE, Attempt, Delivery, DeliveryQuerySet, LeaseLost, storable_result
 from callbacks.payload import storable
 from callbacks.routing import GiveUp, Handler, RetryLater, router
@@ -163,9 +164,40 @@ def give_back(delivery: Delivery) -> None:
 def redeliver(deliveries: DeliveryQuerySet) -> int:
     """Make deliveries in any state due now, with the whole schedule before them; return how many.
 
-    Those that a worker holds at this moment are left to it. Their earlier attempts stay on record.
+    Those that a worker holds at this moment are left to it. Their earlier attempts stay on record, and one that has
+    to wait for an earlier one of its subject is parked when a worker comes upon it.
     """
-    return deliveries.free().update(state=Delivery.State.PENDING, attempts=0, settled_at=None, **_due(Now()))
+    count = 0
+    for ids in batches(ids_of(deliveries)):
+        with transaction.atomic():
+            free = Delivery.objects.filter(pk__in=_lock_free(ids))
+            count += free.update(state=Delivery.State.PENDING, attempts=0, settled_at=None, **_due(Now()))
+    return count
+
+
+def give_up(deliveries: DeliveryQuerySet, by: str = "") -> int:
+    """Make pending deliveries dead, as `by` wants it, and let those behind them go; return how many.
+
+    Those that a worker holds at this moment are left to it.
+    """
+    count = 0
+    error = f"given up by hand{by and f', by {by}'}"
+    for ids in batches(ids_of(deliveries.pending()), MOST_ROWS // 2):  # each may let one more row go
+        with transaction.atomic():
+            given_up = Delivery.objects.filter(pk__in=_lock_free(ids, state=Delivery.State.PENDING))
+            running = Attempt.objects.filter(delivery__in=given_up, outcome=Attempt.Outcome.RUNNING)
+            running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error)
+            count += given_up.update(**_settled(Delivery.State.DEAD, error))
+            order.promote(given_up)
+    return count
+
+
+def _lock_free(ids: list[int], **conditions: Any) -> list[int]:
+    """Return those that no worker holds; their subjects and rows are locked until the transaction ends."""
+    rows = Delivery.objects.filter(pk__in=ids)
+    order.lock(*rows.only("destination", "subject"))
+    locked = rows.free().filter(**conditions).select_for_update().order_by("pk")
+    return list(locked.values_list("pk", flat=True))
 
 
 def unattended() -> int:

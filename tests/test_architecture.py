@@ -17,7 +17,7 @@ FLOORS = {
     "callbacks": [
         "dingcrypto payload routing signing",
         "models migrations.*",
-        "inbox order outbox relay",
+        "batches inbox latecomer order outbox pruning relay",
         "admin admin_* apps checks credentials display handlers middleware supervisor tasks urls views watch worker "
         "templatetags.* management.*",
     ],
