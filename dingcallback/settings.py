@@ -136,6 +136,7 @@ except Exception:  # noqa: BLE001 - the library raises several kinds, some with 
 if _database["ENGINE"] == "django.db.backends.sqlite3":
     _database["OPTIONS"] = {**_database.get("OPTIONS", {}), **SQLITE_OPTIONS}
 elif _database["ENGINE"] == "django.db.backends.postgresql":
+    _database["ENGINE"] = "callbacks.postgresql"
     _database["OPTIONS"] = {"connect_timeout": 2, **_database.get("OPTIONS", {})}
 else:
     env.refuse("DATABASE_URL", f"names the engine {_database['ENGINE'].rsplit('.', 1)[-1]}", _supported)

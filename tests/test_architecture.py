@@ -17,7 +17,7 @@ FLOORS = {
     "callbacks": [
         "dingcrypto payload routing signing",
         "models migrations.*",
-        "batches inbox latecomer order outbox pruning relay",
+        "batches deadline inbox latecomer order outbox postgresql.* pruning relay",
         "admin admin_* apps checks credentials display handlers middleware supervisor tasks urls views watch worker "
         "templatetags.* management.*",
     ],
