@@ -63,7 +63,7 @@ def with_heads(deliveries: DeliveryQuerySet) -> DeliveryQuerySet:
     """Fill in `behind`: the id of the delivery that each waits behind, None where it waits behind none."""
     first = Coalesce(_first(_earlier_of_same_subject()), _first(_held_of_same_subject()))
     waits = Q(state=Delivery.State.PENDING, lease_token=None)
-    return deliveries.annotate(**{"behind": Case(When(waits, then=first), default=None)})
+    return deliveries.annotate(behind=Case(When(waits, then=first), default=None))  # type: ignore[no-redef]
 
 
 def _first(deliveries: DeliveryQuerySet) -> Subquery:
