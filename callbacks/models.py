@@ -122,7 +122,12 @@ class Delivery(models.Model):
             models.UniqueConstraint(fields=["event", "destination"], name="delivery_owed_once"),
         ]
         indexes: ClassVar = [
-            models.Index(fields=["next_attempt_at", "id"], name="delivery_due", condition=models.Q(state="pending")),
+            # from one destination to the next, and what is due of each
+            models.Index(
+                fields=["destination", "next_attempt_at", "id"],
+                name="delivery_due",
+                condition=models.Q(state="pending"),
+            ),
             # the head of a subject, and which of its deliveries a worker holds
             models.Index(
                 fields=["destination", "subject", "event"],

@@ -19,7 +19,7 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from callbacks import order
+from callbacks import due, order
 from callbacks.batches import MOST_ROWS, batches, ids_of
 from callbacks.models import LEASE, Attempt, Delivery, DeliveryQuerySet, LeaseLost, storable_result
 from callbacks.payload import storable
@@ -36,22 +36,31 @@ _SECRET_PARAMETER = re.compile(
 )
 
 
-def claim(limit: int) -> list[Delivery]:
-    """Take up to `limit` due deliveries under a lease, the longest due first, none that waits for its turn.
+def claim(limit: int, destination: str = "") -> list[Delivery]:
+    """Take up to `limit` due deliveries under a lease, of one destination or of any, none that waits for its turn.
 
-    An attempt left open by a worker that died is closed here; it counted when it started, so a handler that takes its
-    process down ends as dead like any other.
+    Of each destination the longest due first. An attempt left open by a worker that died is closed here; it counted
+    when it started, so a handler that takes its process down ends as dead like any other.
     """
-    due = Delivery.objects.due().order_by("next_attempt_at", "id")
-    while due.exists():  # a read first: on SQLite the claim below takes the one write lock
+    taken: list[Delivery] = []
+    # a read first: on SQLite what follows takes the one write lock
+    for each in [destination] if destination else due.destinations():
+        taken += _claim(limit - len(taken), each)
+        if len(taken) == limit:
+            break
+    return taken
+
+
+def _claim(limit: int, destination: str) -> list[Delivery]:
+    rows = Delivery.objects.due().filter(destination=destination).order_by("next_attempt_at", "id")
+    while True:
         with transaction.atomic():
-            locked = due.select_for_update(skip_locked=True).only("destination", "subject", "state")
+            locked = rows.select_for_update(skip_locked=True).only("destination", "subject", "state")
             candidates = order.lockable(list(locked[: max(limit, CANDIDATES)]))
             parked = order.park_later(candidates)
             taken = _take([each.pk for each in candidates if each.pk not in parked][:limit])
         if taken or not parked:
             return taken
-    return []
 
 
 def _take(ids: list[int]) -> list[Delivery]:
@@ -82,19 +91,22 @@ def renew(held: Iterable[Delivery]) -> None:
         rows.update(leased_until=Now() + LEASE)
 
 
-def attempt(delivery: Delivery, worker: str) -> None:
-    """Try a claimed delivery once and settle it; django.db.Error where the database fails, and the lease runs out."""
+def attempt(delivery: Delivery, worker: str) -> bool:
+    """Try a claimed delivery once and settle it; return whether its destination works.
+
+    django.db.Error where the database fails, and the lease runs out.
+    """
     try:
         handler = router.find(delivery.destination)
-        if handler is None:
-            _put_back(delivery)
-        else:
-            _attempt(handler, delivery, start(delivery, worker))
+        if handler is not None:
+            return _attempt(handler, delivery, start(delivery, worker))
+        _put_back(delivery)
     except LeaseLost:
         _log(delivery, "lost its lease to another worker; nothing of this attempt counts", logging.WARNING)
+    return False
 
 
-def _attempt(handler: Handler, delivery: Delivery, started: Attempt) -> None:
+def _attempt(handler: Handler, delivery: Delivery, started: Attempt) -> bool:
     try:
         if handler.atomic:
             _run_atomic(handler, delivery, started)
@@ -104,10 +116,11 @@ def _attempt(handler: Handler, delivery: Delivery, started: Attempt) -> None:
         raise
     except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too, with the same fate
         fail(delivery, started, error)
-        return
+        return isinstance(error, GiveUp)  # which tells of this delivery only
     if not handler.atomic:
         deliver(delivery, started, result)
     _log(delivery, "delivered")
+    return True
 
 
 def start(delivery: Delivery, worker: str) -> Attempt:
@@ -202,7 +215,7 @@ def _lock_free(ids: list[int], **conditions: Any) -> list[int]:
 
 def unattended() -> int:
     """Return how many deliveries have been due for a minute with no sign of a worker; 0 where one is at work."""
-    overdue = Delivery.objects.pending().free().filter(next_attempt_at__lte=Now() - OVERDUE)
+    overdue = Delivery.objects.due().filter(next_attempt_at__lte=Now() - OVERDUE, destination__in=due.destinations())
     if not overdue.exists():
         return 0
     at_work = OVERDUE + timedelta(seconds=settings.HANDLER_TIMEOUT)

@@ -18,6 +18,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
 from django.views.decorators.csrf import csrf_exempt
 
+from callbacks import wakeup
 from callbacks.credentials import keyring
 from callbacks.deadline import in_time
 from callbacks.dingcrypto import MalformedRequest, RefusedPush
@@ -62,6 +63,8 @@ def callback(request: HttpRequest) -> HttpResponse:
                 "%s not stored, answered 503 so that DingTalk pushes again: %s", payload.event_type, _kind(error)
             )
             return _answer(503, "the event could not be stored; push it again")
+        if receipt.deliveries:
+            wakeup.owed()
         _log(payload, receipt)
     return JsonResponse(opened.seal("success", time.time()))
 

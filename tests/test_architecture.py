@@ -17,9 +17,9 @@ FLOORS = {
     "callbacks": [
         "dingcrypto payload routing signing",
         "models migrations.*",
-        "batches deadline inbox latecomer order outbox postgresql.* pruning relay",
-        "admin admin_* apps checks credentials display handlers middleware supervisor tasks urls views watch worker "
-        "templatetags.* management.*",
+        "batches deadline due inbox latecomer order outbox postgresql.* pruning relay",
+        "admin admin_* apps checks credentials display fairness handlers middleware supervisor tasks urls views wakeup "
+        "watch worker templatetags.* management.*",
     ],
     "registrar": [
         "addresses catalogue errors failed_entries instances keys protocol",

@@ -162,7 +162,9 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="delivery",
             index=models.Index(
-                condition=models.Q(("state", "pending")), fields=["next_attempt_at", "id"], name="delivery_due"
+                condition=models.Q(("state", "pending")),
+                fields=["destination", "next_attempt_at", "id"],
+                name="delivery_due",
             ),
         ),
         migrations.AddIndex(

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from callbacks.supervisor import say_orderly, stop_with_parent, supervise
+from callbacks.supervisor import say_hung, say_orderly, stop_with_parent, supervise
 from callbacks.worker import Ending, Worker, kind
 
 
@@ -21,10 +21,16 @@ class Command(BaseCommand):
     help = "Carry due deliveries to their destinations until SIGTERM or Ctrl-C; unfinished ones are given back."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add --once and --threads; --child is the supervisor's."""
+        """Add --once and --threads; --child and --down are the supervisor's."""
         parser.add_argument("--once", action="store_true", help="until no delivery is due, then exit")
-        parser.add_argument("--threads", type=int, default=4, help="attempts at the same time (default 4)")
+        parser.add_argument(
+            "--threads",
+            type=int,
+            default=4,
+            help="attempts at the same time (default 4), and as many more where some are slow",
+        )
         parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+        parser.add_argument("--down", action="append", default=[], help=argparse.SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Supervise a child that works; SIGTERM gives running attempts a few seconds, then gives them back."""
@@ -36,7 +42,7 @@ class Command(BaseCommand):
             if status:
                 sys.exit(status)
             return
-        worker = Worker(options["threads"])
+        worker = Worker(options["threads"], options["down"])
         signal.signal(signal.SIGTERM, lambda *_: worker.stop())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         done = threading.Event()
@@ -48,10 +54,12 @@ class Command(BaseCommand):
             raise CommandError(f"the database refuses: {kind(error)}; is it up, and migrated?") from error
         finally:
             done.set()
-        self._end(ending, options["child"])
+        self._end(ending, worker.hung, options["child"])
 
-    def _end(self, ending: Ending, child: int) -> None:
-        if ending is not Ending.TIMED_OUT:
+    def _end(self, ending: Ending, hung: list[str], child: int) -> None:
+        if ending is Ending.TIMED_OUT:
+            say_hung(child, hung)
+        else:
             say_orderly(child)
             gave_back = ", unfinished attempts were given back" if ending is Ending.GAVE_BACK else ""
             self.stdout.write(f"deliver: stopped{gave_back}")
