@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import OutputWrapper
+from django.core.serializers.json import DjangoJSONEncoder
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.prompt import Confirm
@@ -36,7 +37,7 @@ class Screen:
     def end(self, data: dict[str, Any]) -> None:
         """Print for programs."""
         if self._as_json:
-            self._stdout.write(json.dumps(data, ensure_ascii=False, indent=2))
+            self._stdout.write(json.dumps(data, cls=DjangoJSONEncoder, ensure_ascii=False, indent=2))
 
     def agrees(self, question: str) -> bool | None:
         """Ask for y or n, n by default; None where nobody is there to answer."""
