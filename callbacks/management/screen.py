@@ -45,7 +45,7 @@ class Screen:
             return None
         try:
             return Confirm.ask(question, console=self._console, default=False)
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return False
 
 
@@ -66,9 +66,10 @@ def progress() -> Progress:
 
 @contextmanager
 def stoppable() -> Iterator[threading.Event]:
-    """Turn SIGTERM and Ctrl-C into an event to look at between batches."""
+    """Turn SIGTERM and Ctrl-C into an event to look at between batches; a thread that isn't the main one gets none."""
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
     try:
         yield stop
     finally:

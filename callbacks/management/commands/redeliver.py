@@ -1,6 +1,6 @@
 """`manage.py redeliver`: try deliveries again by hand, or owe old events to a handler that was added later."""
 
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -78,7 +78,7 @@ def _choice(options: dict[str, Any]) -> Choice:
 def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
-        return make_aware(moment) if is_naive(moment) else moment
+        return (make_aware(moment) if is_naive(moment) else moment).astimezone(timezone.utc)
     except (ValueError, OverflowError):
         line = f"--since must be a day or a time, such as 2026-11-20 or '2026-11-20 10:00', not {text}"
         raise CommandError(line, returncode=2) from None
