@@ -4,8 +4,6 @@ A server that stalls ignores its own time-outs, and a network that swallows pack
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -14,8 +12,8 @@ from psycopg.abc import RV, PQGen
 
 from callbacks import deadline
 
-# How long the others wait for the one that tries to connect: longer than a sound server takes.
-MOMENT = 0.1
+# How long the others wait for the one that tries to connect: longer than it takes where the server is well again.
+MOMENT = 0.2
 
 _failing = threading.Event()
 _attempt = threading.Lock()
@@ -42,12 +40,20 @@ class DatabaseWrapper(base.DatabaseWrapper):
     """One thread's way to the database; Django wants it by this name."""
 
     def connect(self) -> None:
-        """Connect; with a deadline, not while another thread tries what has just failed."""
+        """Connect; a thread with a deadline does so alone while the server fails, or gives up in a MOMENT."""
         if not deadline.is_set():
             super().connect()
             return
-        with _one_at_a_time_after_a_failure():
-            super().connect()
+        if _failing.is_set():
+            if not _attempt.acquire(timeout=MOMENT):
+                raise psycopg.OperationalError("another request is trying to connect")
+            try:
+                if _failing.is_set():
+                    self._try_to_connect()
+                    return
+            finally:
+                _attempt.release()
+        self._try_to_connect()
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Connect, within `connect_timeout` for each address of the server: libpq knows nothing below 2 s."""
@@ -57,19 +63,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
             deadline.leave(deadline.ENOUGH)
         return connection
 
-
-@contextmanager
-def _one_at_a_time_after_a_failure() -> Iterator[None]:
-    failing = _failing.is_set()
-    if failing and not _attempt.acquire(timeout=MOMENT):
-        raise psycopg.OperationalError("another request is trying to connect")
-    try:
-        yield
-    except Exception:
-        _failing.set()
-        raise
-    else:
+    def _try_to_connect(self) -> None:
+        try:
+            super().connect()
+        except Exception:
+            _failing.set()
+            raise
         _failing.clear()
-    finally:
-        if failing:
-            _attempt.release()
