@@ -1,4 +1,4 @@
-"""The admin of events, deliveries and attempts: read-only, since they are facts; the one verb is redeliver."""
+"""The admin of events, deliveries and attempts: read-only, since they are facts, but for redeliver and give up."""
 
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _

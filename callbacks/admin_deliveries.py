@@ -10,8 +10,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from callbacks import admin_lists, display
-from callbacks.admin_facts import FactAdmin, RedeliverableAdmin, page_of
+from callbacks import admin_lists, display, order
+from callbacks.admin_facts import FactAdmin, OwedAdmin, page_of
 from callbacks.models import Attempt, Delivery, DeliveryQuerySet
 
 
@@ -24,7 +24,7 @@ class DeliveryList(ChangeList):
         return rows.defer("result", "event__payload", "event__body")
 
 
-class DeliveryAdmin(RedeliverableAdmin):
+class DeliveryAdmin(OwedAdmin):
     """What is owed to whom, and how it went."""
 
     list_display = ("id", "event_link", "destination_in_lines", "state_and_next", "tries", "error", "created")
@@ -71,6 +71,10 @@ class DeliveryAdmin(RedeliverableAdmin):
         """Use the list that leaves results in the database."""
         return DeliveryList
 
+    def get_queryset(self, request: HttpRequest) -> DeliveryQuerySet:
+        """Let each say what it waits behind."""
+        return order.with_heads(Delivery.objects.all())
+
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
@@ -114,8 +118,8 @@ class DeliveryAdmin(RedeliverableAdmin):
         return delivery.attempts
 
     @admin.display(description=_("next attempt at"))
-    def next_attempt(self, delivery: Delivery) -> str:
-        """Return when it is tried next."""
+    def next_attempt(self, delivery: Delivery) -> SafeString | str:
+        """Return when it is tried next, or what it waits behind."""
         return display.next_attempt(delivery)
 
     @admin.display(description=_("last error"))

@@ -8,8 +8,8 @@ from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from callbacks import admin_lists, display
-from callbacks.admin_facts import RedeliverableAdmin
+from callbacks import admin_lists, display, order
+from callbacks.admin_facts import OwedAdmin
 from callbacks.models import Attempt, Delivery, DeliveryQuerySet, Event
 
 
@@ -22,7 +22,7 @@ class EventList(ChangeList):
         return super().get_queryset(request, exclude_parameters).defer("payload", "body").prefetch_related(states)
 
 
-class EventAdmin(RedeliverableAdmin):
+class EventAdmin(OwedAdmin):
     """What DingTalk told us, and what became of it."""
 
     list_display = ("id", "received", "type_in_words", "short_subject", "source", "fate")
@@ -61,7 +61,8 @@ class EventAdmin(RedeliverableAdmin):
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Show the event's deliveries with all their attempts."""
         attempts = Prefetch("attempt_set", Attempt.objects.order_by("id"))
-        context["deliveries"] = context["original"].deliveries.order_by("id").prefetch_related(attempts)
+        deliveries = order.with_heads(Delivery.objects.filter(event=context["original"]))
+        context["deliveries"] = deliveries.order_by("id").prefetch_related(attempts)
         return super().render_change_form(request, context, *args, **kwargs)
 
     @admin.display(description=_("received at"))

@@ -1,4 +1,4 @@
-"""What the admin's pages of facts share: nobody may change anything, and some may redeliver."""
+"""What the admin's pages of facts share: nobody may change anything, and some may redeliver or give up."""
 
 import logging
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
 from callbacks import admin_lists, display, outbox
-from callbacks.models import DeliveryQuerySet
+from callbacks.models import Delivery, DeliveryQuerySet
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +50,22 @@ class FactAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptabl
         return False
 
 
-class RedeliverableAdmin(FactAdmin):
-    """Pages of what can be delivered again: an action in the list, a button on the row's page."""
+class OwedAdmin(FactAdmin):
+    """Pages of what can be delivered again or given up: actions in the list, buttons on the row's page."""
 
-    actions = ("redeliver",)
+    actions = ("redeliver", "give_up")
 
     def deliveries_of(self, rows: QuerySet[Any]) -> DeliveryQuerySet:
-        """Return the deliveries that redelivering these rows means."""
+        """Return the deliveries that these rows mean."""
         raise NotImplementedError
 
     def has_redeliver_permission(self, request: HttpRequest) -> bool:
         """Tell whether the user may redeliver; Django asks this before it offers the action."""
         return bool(request.user.has_perm("callbacks.redeliver_delivery"))
+
+    def has_give_up_permission(self, request: HttpRequest) -> bool:
+        """Tell whether the user may give up deliveries."""
+        return bool(request.user.has_perm("callbacks.give_up_delivery"))
 
     @admin.action(description=_("Redeliver"), permissions=["redeliver"])
     def redeliver(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
@@ -74,30 +78,48 @@ class RedeliverableAdmin(FactAdmin):
         text = ngettext("%(count)d delivery is due again.", "%(count)d deliveries are due again.", count)
         self.message_user(request, text % {"count": count}, messages.SUCCESS)
 
+    @admin.action(description=_("Give up"), permissions=["give_up"])
+    def give_up(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
+        """Make the rows' pending deliveries dead, which lets those behind them go, and say how many there are."""
+        user = request.user.get_username()
+        count = outbox.give_up(self.deliveries_of(rows), by=user)
+        logger.info("%s gives up %d from the admin", user, count)
+        if not count:
+            self.message_user(request, _("Nothing to give up, or a worker is at it right now."), messages.WARNING)
+            return
+        text = ngettext("%(count)d delivery was given up.", "%(count)d deliveries were given up.", count)
+        self.message_user(request, text % {"count": count}, messages.SUCCESS)
+
     def get_urls(self) -> list[URLPattern]:
-        """Add the button's address."""
-        view = self.admin_site.admin_view(self.redeliver_one)
-        name = f"{self.opts.app_label}_{self.opts.model_name}_redeliver"
-        return [path("<path:object_id>/redeliver/", view, name=name), *super().get_urls()]
+        """Add the buttons' addresses."""
+        view = self.admin_site.admin_view(self.act_on_one)
+        prefix = f"{self.opts.app_label}_{self.opts.model_name}"
+        buttons = [
+            path(f"<path:object_id>/{verb}/", view, {"verb": verb}, name=f"{prefix}_{verb}") for verb in self.actions
+        ]
+        return [*buttons, *super().get_urls()]
 
     @method_decorator(require_POST)
-    def redeliver_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Redeliver one row and go back to its page."""
-        if not (self.has_view_permission(request) and self.has_redeliver_permission(request)):
+    def act_on_one(self, request: HttpRequest, object_id: str, verb: str) -> HttpResponse:
+        """Do what a button says to one row and go back to its page."""
+        action = self.get_actions(request).get(verb)
+        if action is None or not self.has_view_permission(request):
             raise PermissionDenied
         row = self.get_object(request, unquote(object_id))
         if row is None:
             raise Http404
-        self.redeliver(request, self.get_queryset(request).filter(pk=row.pk))
+        action[0](self, request, self.get_queryset(request).filter(pk=row.pk))
         return HttpResponseRedirect(page_of(row))
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Tell the template where the button leads, for those who may press it and where there is something to it."""
+        """Tell the template where the buttons lead, for those who may press them and where there is something to it."""
         row = context["original"]
-        deliveries = self.deliveries_of(self.get_queryset(request).filter(pk=row.pk))
-        if self.has_redeliver_permission(request) and deliveries.exists():
-            name = f"admin:{self.opts.app_label}_{self.opts.model_name}_redeliver"
-            context["redeliver_url"] = reverse(name, args=[row.pk])
+        states = set(self.deliveries_of(self.get_queryset(request).filter(pk=row.pk)).values_list("state", flat=True))
+        prefix = f"admin:{self.opts.app_label}_{self.opts.model_name}"
+        if states and self.has_redeliver_permission(request):
+            context["redeliver_url"] = reverse(f"{prefix}_redeliver", args=[row.pk])
+        if Delivery.State.PENDING in states and self.has_give_up_permission(request):
+            context["give_up_url"] = reverse(f"{prefix}_give_up", args=[row.pk])
         return super().render_change_form(request, context, *args, **kwargs)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from django.urls import reverse
 from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -105,7 +106,12 @@ def fates(deliveries: Iterable[Delivery]) -> SafeString | str:
 
 
 def next_attempt(delivery: Delivery) -> SafeString | str:
-    """Return when a delivery is tried next, or why that is not known; a dash where it is owed no more."""
+    """Return when a delivery is tried next, or what it waits behind; a dash where it is owed no more."""
+    if delivery.behind:
+        words = _("waits behind #%(number)d") % {"number": delivery.behind}
+        return format_html(
+            '<a href="{}">{}</a>', reverse("admin:callbacks_delivery_change", args=[delivery.behind]), words
+        )
     if delivery.state == Delivery.State.PENDING and delivery.next_attempt_at is None:
         return str(_("waits behind an earlier delivery"))
     return moment(delivery.next_attempt_at)

@@ -1,15 +1,12 @@
 """Store each event once, together with every delivery it is owed to; the only writer of Event."""
 
 import json
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from django.db import OperationalError, connection, transaction
-from django.db.backends.utils import CursorWrapper
+from django.db import connection, transaction
 
+from callbacks import deadline
 from callbacks.models import Event
 from callbacks.payload import Payload
 from callbacks.routing import router
@@ -21,8 +18,18 @@ INSERT_EVENT = """
     ON CONFLICT (identity) DO NOTHING RETURNING id
 """
 INSERT_DELIVERY = "INSERT INTO callbacks_delivery (event_id, destination, subject) VALUES (%s, %s, %s)"
-
-_sqlite_writer = threading.Lock()
+# PostgreSQL takes both as one statement: one round trip, and no transaction that a dying connection leaves half done.
+INSERT_BOTH = """
+    WITH event AS (
+        INSERT INTO callbacks_event (event_type, corp_id, identity, subject, payload, body, source)
+        VALUES (%s, %s, %s, %s, %s, %s, %s)
+        ON CONFLICT (identity) DO NOTHING RETURNING id
+    ), delivery AS (
+        INSERT INTO callbacks_delivery (event_id, destination, subject)
+        SELECT event.id, owed.* FROM event, unnest(%s::text[], %s::text[]) AS owed
+    )
+    SELECT id FROM event
+"""
 
 
 @dataclass(frozen=True)
@@ -34,24 +41,21 @@ class Receipt:
     deliveries: int
 
 
-def receive(payload: Payload, source: str = Event.Source.CALLBACK, within: float | None = None) -> Receipt:
-    """Store the event and its deliveries in one transaction, unless its identity is there already.
+def receive(payload: Payload, source: str = Event.Source.CALLBACK) -> Receipt:
+    """Store the event and its deliveries, all or nothing, unless its identity is there already.
 
-    `within`: seconds that a lock or a statement of the database may take; None: as long as it takes elsewhere.
-    Raises django.db.Error where the database can't store it; then nothing is stored.
+    Raises django.db.Error where the database can't store it, or did not say in time that it has.
     """
-    destinations = [handler.destination for handler in router.wanting(payload.event_type, payload.data)]
-    with _patience(within), transaction.atomic(), connection.cursor() as cursor:
-        _limit_statements(cursor, within)
-        cursor.execute(INSERT_EVENT, [*_columns(payload), source])
-        inserted = cursor.fetchone()
-        if inserted is None:
-            # No id and no row of that identity would be an event lost; DoesNotExist says so.
-            stored = Event.objects.values_list("pk", flat=True).get(identity=payload.identity)
-            return Receipt(stored, is_new=False, deliveries=0)
-        for destination in destinations:
-            cursor.execute(INSERT_DELIVERY, [inserted[0], destination, payload.subject])
-    return Receipt(inserted[0], is_new=True, deliveries=len(destinations))
+    handlers = router.wanting(payload.event_type, payload.data)
+    # no subject, no order
+    owed = [(handler.destination, payload.subject if handler.ordered else "") for handler in handlers]
+    insert = _insert_in_one_statement if connection.vendor == "postgresql" else _insert_in_a_transaction
+    event_id = insert([*_columns(payload), source], owed)
+    if event_id is None:
+        # No id and no row of that identity would be an event lost; DoesNotExist says so.
+        stored = Event.objects.values_list("pk", flat=True).get(identity=payload.identity)
+        return Receipt(stored, is_new=False, deliveries=0)
+    return Receipt(event_id, is_new=True, deliveries=len(owed))
 
 
 def _columns(payload: Payload) -> list[str]:
@@ -59,38 +63,27 @@ def _columns(payload: Payload) -> list[str]:
     return [payload.event_type, payload.corp_id, payload.identity, payload.subject, data, payload.body]
 
 
-@contextmanager
-def _patience(seconds: float | None) -> Iterator[None]:
-    """Wait no longer than `seconds` for SQLite's one write lock.
-
-    Threads of this process queue for it in memory: SQLite's own waiting is polling, and starves some of them.
-    """
-    if seconds is None or connection.vendor != "sqlite":
-        yield
-        return
-    until = time.monotonic() + seconds
-    if not _sqlite_writer.acquire(timeout=seconds):
-        raise OperationalError("database is locked by another request")
-    try:
-        usual = connection.settings_dict["OPTIONS"]["timeout"]
-        with _busy_timeout(until - time.monotonic(), usual):
-            yield
-    finally:
-        _sqlite_writer.release()
+def _insert_in_a_transaction(event: list[str], owed: list[tuple[str, str]]) -> int | None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(INSERT_EVENT, event)
+        inserted = cursor.fetchone()
+        if inserted is None:
+            return None
+        for destination, subject in owed:
+            cursor.execute(INSERT_DELIVERY, [inserted[0], destination, subject])
+    return int(inserted[0])
 
 
-@contextmanager
-def _busy_timeout(seconds: float, usual: float) -> Iterator[None]:
+def _insert_in_one_statement(event: list[str], owed: list[tuple[str, str]]) -> int | None:
+    parameters: list[Any] = [*event, [destination for destination, _ in owed], [subject for _, subject in owed]]
     with connection.cursor() as cursor:
-        cursor.execute(f"PRAGMA busy_timeout = {max(int(seconds * 1000), 1)}")
-    try:
-        yield
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute(f"PRAGMA busy_timeout = {int(usual * 1000)}")
-
-
-def _limit_statements(cursor: CursorWrapper, seconds: float | None) -> None:
-    """Let PostgreSQL end a statement of this transaction that takes longer, its wait for locks included."""
-    if seconds is not None and connection.vendor == "postgresql":
-        cursor.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
+        if deadline.is_set():
+            # For the server's sake, which would go on waiting for a lock when we have left. Two statements sent
+            # together are one transaction: that is how long LOCAL lasts.
+            limit = max(int(deadline.remaining() * 800), 1)
+            cursor.execute(f"SET LOCAL statement_timeout = {limit}; {INSERT_BOTH}", parameters)
+            cursor.nextset()
+        else:
+            cursor.execute(INSERT_BOTH, parameters)
+        inserted = cursor.fetchone()
+    return None if inserted is None else int(inserted[0])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -11,6 +12,8 @@ from django.utils.translation import gettext_lazy as _
 
 from callbacks.dingcrypto import CallbackError
 from callbacks.payload import storable
+
+LEASE = timedelta(seconds=30)
 
 
 class Event(models.Model):
@@ -61,9 +64,14 @@ class DeliveryQuerySet(models.QuerySet["Delivery"]):
         """Keep those that are still owed."""
         return self.filter(state=Delivery.State.PENDING)
 
+    def held(self) -> "DeliveryQuerySet":
+        """Keep those that a worker holds; a lease that ends later than any lease comes of a wrong clock."""
+        return self.filter(leased_until__gt=Now(), leased_until__lte=Now() + LEASE)
+
     def free(self) -> "DeliveryQuerySet":
         """Keep those that no worker holds."""
-        return self.filter(models.Q(leased_until=None) | models.Q(leased_until__lte=Now()))
+        ended = models.Q(leased_until__lte=Now()) | models.Q(leased_until__gt=Now() + LEASE)
+        return self.filter(models.Q(leased_until=None) | ended)
 
     def due(self) -> "DeliveryQuerySet":
         """Keep those whose time has come and that no worker holds."""
@@ -95,6 +103,8 @@ class Delivery(models.Model):
     lease_token = models.UUIDField(null=True, editable=False)
     leased_until = models.DateTimeField(null=True, editable=False)
 
+    behind: int | None = None  # the delivery that it waits behind, where `order.with_heads` filled it in
+
     objects = DeliveryQuerySet.as_manager()
     attempt_set: models.Manager["Attempt"]
 
@@ -104,12 +114,31 @@ class Delivery(models.Model):
         verbose_name = _("delivery")
         verbose_name_plural = _("deliveries")
         ordering = ("-id",)
-        permissions: ClassVar = [("redeliver_delivery", _("Can redeliver"))]
+        permissions: ClassVar = [
+            ("redeliver_delivery", _("Can redeliver")),
+            ("give_up_delivery", _("Can give up deliveries")),
+        ]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["event", "destination"], name="delivery_owed_once"),
         ]
         indexes: ClassVar = [
-            models.Index(fields=["next_attempt_at", "id"], name="delivery_due", condition=models.Q(state="pending")),
+            # from one destination to the next, and what is due of each
+            models.Index(
+                fields=["destination", "next_attempt_at", "id"],
+                name="delivery_due",
+                condition=models.Q(state="pending"),
+            ),
+            # the head of a subject, and which of its deliveries a worker holds
+            models.Index(
+                fields=["destination", "subject", "event"],
+                name="delivery_subject",
+                condition=models.Q(state="pending") & ~models.Q(subject=""),
+            ),
+            models.Index(
+                fields=["destination", "subject"],
+                name="delivery_held",
+                condition=models.Q(state="pending", lease_token__isnull=False) & ~models.Q(subject=""),
+            ),
             models.Index(fields=["state", "-id"], name="delivery_state_newest"),
             models.Index(fields=["destination", "-id"], name="delivery_destination_newest"),
         ]
@@ -175,3 +204,19 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"#{self.pk}"
+
+
+class Horizon(models.Model):
+    """The one row that says since when events are complete: of what came before, some may be pruned."""
+
+    complete_since = models.DateTimeField(_("complete since"))
+
+    class Meta:
+        """Names; nobody has a permission about it."""
+
+        verbose_name = _("horizon")
+        verbose_name_plural = _("horizons")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.complete_since:%Y-%m-%d %H:%M:%S}"

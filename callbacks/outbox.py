@@ -10,7 +10,7 @@ import re
 import time
 import traceback
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -19,13 +19,15 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from callbacks.models import Attempt, Delivery, DeliveryQuerySet, LeaseLost, storable_result
+from callbacks import due, order
+from callbacks.batches import MOST_ROWS, batches, ids_of
+from callbacks.models import LEASE, Attempt, Delivery, DeliveryQuerySet, LeaseLost, storable_result
 from callbacks.payload import storable
-from callbacks.routing import Handler, router
+from callbacks.routing import GiveUp, Handler, RetryLater, router
 
 logger = logging.getLogger(__name__)
 
-LEASE = timedelta(seconds=30)
+CANDIDATES = 100
 OVERDUE = timedelta(seconds=60)
 NO_HANDLER_DELAY = timedelta(seconds=300)
 SLOW_ATOMIC = 0.5
@@ -34,22 +36,39 @@ _SECRET_PARAMETER = re.compile(
 )
 
 
-def claim(limit: int) -> list[Delivery]:
-    """Take up to `limit` due deliveries under a lease, the longest due first.
+def claim(limit: int, destination: str = "") -> list[Delivery]:
+    """Take up to `limit` due deliveries under a lease, of one destination or of any, none that waits for its turn.
 
-    An attempt left open by a worker that died is closed here; it counted when it started, so a handler that takes its
-    process down ends as dead like any other.
+    Of each destination the longest due first. An attempt left open by a worker that died is closed here; it counted
+    when it started, so a handler that takes its process down ends as dead like any other.
     """
-    due = Delivery.objects.due().order_by("next_attempt_at", "id")
-    if not due.exists():  # a read first: on SQLite the claim below takes the one write lock
-        return []
+    taken: list[Delivery] = []
+    # a read first: on SQLite what follows takes the one write lock
+    for each in [destination] if destination else due.destinations():
+        taken += _claim(limit - len(taken), each)
+        if len(taken) == limit:
+            break
+    return taken
+
+
+def _claim(limit: int, destination: str) -> list[Delivery]:
+    rows = Delivery.objects.due().filter(destination=destination).order_by("next_attempt_at", "id")
+    while True:
+        with transaction.atomic():
+            locked = rows.select_for_update(skip_locked=True).only("destination", "subject", "state")
+            candidates = order.lockable(list(locked[: max(limit, CANDIDATES)]))
+            parked = order.park_later(candidates)
+            taken = _take([each.pk for each in candidates if each.pk not in parked][:limit])
+        if taken or not parked:
+            return taken
+
+
+def _take(ids: list[int]) -> list[Delivery]:
     token = uuid.uuid4()
-    with transaction.atomic():
-        ids = list(due.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
-        taken = Delivery.objects.filter(pk__in=ids)
-        taken.update(lease_token=token, leased_until=Now() + LEASE)
-        _close_lost(taken)
-    held = taken.filter(lease_token=token).select_related("event")
+    rows = Delivery.objects.filter(pk__in=ids)
+    rows.update(lease_token=token, leased_until=Now() + LEASE)
+    _close_lost(rows)
+    held = rows.filter(lease_token=token).select_related("event")
     return sorted(held, key=lambda delivery: ids.index(delivery.pk))
 
 
@@ -58,10 +77,11 @@ def _close_lost(taken: DeliveryQuerySet) -> None:
     lost = list(running.values_list("delivery", flat=True))
     error = "worker lost: its process died or lost the database"
     if running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error):
-        spent = taken.filter(pk__in=lost, attempts__gt=len(settings.RETRY_SCHEDULE))
-        for delivery in spent.select_related("event"):
+        for delivery in taken.filter(pk__in=lost).select_related("event"):
+            if delivery.attempts <= len(_schedule(delivery)):
+                continue
+            _settle(delivery, **_settled(Delivery.State.DEAD, error))
             _log(delivery, f"dead after {delivery.attempts} attempts: {error}", logging.ERROR)
-        spent.update(**_settled(Delivery.State.DEAD, error))
 
 
 def renew(held: Iterable[Delivery]) -> None:
@@ -71,19 +91,22 @@ def renew(held: Iterable[Delivery]) -> None:
         rows.update(leased_until=Now() + LEASE)
 
 
-def attempt(delivery: Delivery, worker: str) -> None:
-    """Try a claimed delivery once and settle it; django.db.Error where the database fails, and the lease runs out."""
+def attempt(delivery: Delivery, worker: str) -> bool:
+    """Try a claimed delivery once and settle it; return whether its destination works.
+
+    django.db.Error where the database fails, and the lease runs out.
+    """
     try:
         handler = router.find(delivery.destination)
-        if handler is None:
-            _put_back(delivery)
-        else:
-            _attempt(handler, delivery, start(delivery, worker))
+        if handler is not None:
+            return _attempt(handler, delivery, start(delivery, worker))
+        _put_back(delivery)
     except LeaseLost:
         _log(delivery, "lost its lease to another worker; nothing of this attempt counts", logging.WARNING)
+    return False
 
 
-def _attempt(handler: Handler, delivery: Delivery, started: Attempt) -> None:
+def _attempt(handler: Handler, delivery: Delivery, started: Attempt) -> bool:
     try:
         if handler.atomic:
             _run_atomic(handler, delivery, started)
@@ -93,10 +116,11 @@ def _attempt(handler: Handler, delivery: Delivery, started: Attempt) -> None:
         raise
     except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too, with the same fate
         fail(delivery, started, error)
-        return
+        return isinstance(error, GiveUp)  # which tells of this delivery only
     if not handler.atomic:
         deliver(delivery, started, result)
     _log(delivery, "delivered")
+    return True
 
 
 def start(delivery: Delivery, worker: str) -> Attempt:
@@ -113,7 +137,7 @@ def deliver(delivery: Delivery, started: Attempt, result: dict[str, Any] | None)
     if result is not None:
         changes["result"] = result
     with transaction.atomic():
-        _update_held(delivery, **changes)
+        _settle(delivery, **changes)
         _close(started, Attempt.Outcome.DELIVERED)
 
 
@@ -121,7 +145,7 @@ def fail(delivery: Delivery, started: Attempt, error: BaseException) -> None:
     """Settle as due again after the schedule's next delay, or as dead after its last."""
     line = _describe(error)
     trace = "".join(traceback.format_exception(error))
-    delay = retry_delay(delivery.attempts)
+    delay = _delay(delivery, error)
     if delay is None:
         changes = _settled(Delivery.State.DEAD, line)
         fate = f"dead after {delivery.attempts} attempts"
@@ -129,14 +153,14 @@ def fail(delivery: Delivery, started: Attempt, error: BaseException) -> None:
         changes = _due(Now() + delay, line)
         fate = f"attempt {delivery.attempts} failed, due again in {delay.total_seconds():.0f} s"
     with transaction.atomic():
-        _update_held(delivery, **changes)
+        _settle(delivery, **changes)
         _close(started, Attempt.Outcome.FAILED, _redact(trace)[-8000:])
     _log(delivery, f"{fate}: {line}", logging.ERROR if delay is None else logging.WARNING)
 
 
 def time_out(delivery: Delivery) -> None:
     """Settle a delivery whose handler hangs as failed; the caller ends the process that the handler hangs in."""
-    error = TimeoutError(f"the handler took longer than HANDLER_TIMEOUT ({settings.HANDLER_TIMEOUT} s)")
+    error = TimeoutError(f"the handler took longer than HANDLER_TIMEOUT ({time_limit(delivery):g} s)")
     running = Attempt.objects.filter(delivery=delivery, outcome=Attempt.Outcome.RUNNING)
     for started in running.order_by("-id")[:1]:
         fail(delivery, started, error)
@@ -145,7 +169,7 @@ def time_out(delivery: Delivery) -> None:
 def give_back(delivery: Delivery) -> None:
     """Make a delivery that a stopping worker has not finished due at once."""
     with transaction.atomic():
-        _update_held(delivery, **_due(Now(), "the worker was stopped in mid-attempt"))
+        _settle(delivery, **_due(Now(), "the worker was stopped in mid-attempt"))
         running = Attempt.objects.filter(delivery=delivery, outcome=Attempt.Outcome.RUNNING)
         running.update(outcome=Attempt.Outcome.STOPPED, finished_at=Now())
 
@@ -153,14 +177,45 @@ def give_back(delivery: Delivery) -> None:
 def redeliver(deliveries: DeliveryQuerySet) -> int:
     """Make deliveries in any state due now, with the whole schedule before them; return how many.
 
-    Those that a worker holds at this moment are left to it. Their earlier attempts stay on record.
+    Those that a worker holds at this moment are left to it. Their earlier attempts stay on record, and one that has
+    to wait for an earlier one of its subject is parked when a worker comes upon it.
     """
-    return deliveries.free().update(state=Delivery.State.PENDING, attempts=0, settled_at=None, **_due(Now()))
+    count = 0
+    for ids in batches(ids_of(deliveries)):
+        with transaction.atomic():
+            free = Delivery.objects.filter(pk__in=_lock_free(ids))
+            count += free.update(state=Delivery.State.PENDING, attempts=0, settled_at=None, **_due(Now()))
+    return count
+
+
+def give_up(deliveries: DeliveryQuerySet, by: str = "") -> int:
+    """Make pending deliveries dead, as `by` wants it, and let those behind them go; return how many.
+
+    Those that a worker holds at this moment are left to it.
+    """
+    count = 0
+    error = f"given up by hand{by and f', by {by}'}"
+    for ids in batches(ids_of(deliveries.pending()), MOST_ROWS // 2):  # each may let one more row go
+        with transaction.atomic():
+            given_up = Delivery.objects.filter(pk__in=_lock_free(ids, state=Delivery.State.PENDING))
+            running = Attempt.objects.filter(delivery__in=given_up, outcome=Attempt.Outcome.RUNNING)
+            running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error)
+            count += given_up.update(**_settled(Delivery.State.DEAD, error))
+            order.promote(given_up)
+    return count
+
+
+def _lock_free(ids: list[int], **conditions: Any) -> list[int]:
+    """Return those that no worker holds; their subjects and rows are locked until the transaction ends."""
+    rows = Delivery.objects.filter(pk__in=ids)
+    order.lock(*rows.only("destination", "subject"))
+    locked = rows.free().filter(**conditions).select_for_update().order_by("pk")
+    return list(locked.values_list("pk", flat=True))
 
 
 def unattended() -> int:
     """Return how many deliveries have been due for a minute with no sign of a worker; 0 where one is at work."""
-    overdue = Delivery.objects.pending().free().filter(next_attempt_at__lte=Now() - OVERDUE)
+    overdue = Delivery.objects.due().filter(next_attempt_at__lte=Now() - OVERDUE, destination__in=due.destinations())
     if not overdue.exists():
         return 0
     at_work = OVERDUE + timedelta(seconds=settings.HANDLER_TIMEOUT)
@@ -170,12 +225,30 @@ def unattended() -> int:
     return overdue.count()
 
 
-def retry_delay(attempts: int) -> timedelta | None:
+def retry_delay(attempts: int, schedule: Sequence[int]) -> timedelta | None:
     """Return the time until the next attempt after `attempts` have failed, or None after the last."""
-    schedule: list[int] = settings.RETRY_SCHEDULE
     if attempts > len(schedule):
         return None
     return timedelta(seconds=schedule[attempts - 1] * random.uniform(1, 1.2))  # noqa: S311 - spread, not secrecy
+
+
+def time_limit(delivery: Delivery) -> float:
+    """Return the seconds that an attempt may take."""
+    handler = router.find(delivery.destination)
+    return handler.timeout if handler and handler.timeout else float(settings.HANDLER_TIMEOUT)
+
+
+def _schedule(delivery: Delivery) -> Sequence[int]:
+    handler = router.find(delivery.destination)
+    schedule: Sequence[int] = settings.RETRY_SCHEDULE
+    return schedule if handler is None or handler.retry is None else handler.retry
+
+
+def _delay(delivery: Delivery, error: BaseException) -> timedelta | None:
+    delay = retry_delay(delivery.attempts, _schedule(delivery))
+    if isinstance(error, GiveUp):
+        return None
+    return timedelta(seconds=error.seconds) if delay is not None and isinstance(error, RetryLater) else delay
 
 
 def _run(handler: Handler, delivery: Delivery) -> dict[str, Any] | None:
@@ -184,11 +257,19 @@ def _run(handler: Handler, delivery: Delivery) -> dict[str, Any] | None:
 
 def _run_atomic(handler: Handler, delivery: Delivery, started: Attempt) -> None:
     with transaction.atomic():
+        _limit_idleness(time_limit(delivery))
         began = time.monotonic()
         try:
             deliver(delivery, started, _run(handler, delivery))
         finally:
             _blame(handler, time.monotonic() - began)
+
+
+def _limit_idleness(seconds: float) -> None:
+    """Let PostgreSQL end this transaction, and free its locks, where the process behind it is stopped."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {int((seconds + 10) * 1000)}")
 
 
 def _blame(handler: Handler, held: float) -> None:
@@ -205,7 +286,8 @@ def _put_back(delivery: Delivery) -> None:
     """Leave a delivery whose handler is gone for later, without using up an attempt."""
     name = delivery.destination.removeprefix("handler:")
     line = f"no handler {name}: is its app in INSTALLED_APPS, or was the function renamed?"
-    _update_held(delivery, **_due(Now() + NO_HANDLER_DELAY, line))
+    with transaction.atomic():
+        _settle(delivery, **_due(Now() + NO_HANDLER_DELAY, line))
     _log(delivery, f"put back: {line}", logging.ERROR)
 
 
@@ -215,6 +297,14 @@ def _due(when: Any, last_error: str = "") -> dict[str, Any]:
 
 def _settled(state: str, last_error: str) -> dict[str, Any]:
     return {"state": state, "settled_at": Now(), **_due(None, last_error)}
+
+
+def _settle(delivery: Delivery, **changes: Any) -> None:
+    """Let a held delivery go, in a transaction, and let the next of its subject have its turn."""
+    order.lock(delivery)
+    _update_held(delivery, **changes)
+    if delivery.subject:
+        order.promote(Delivery.objects.filter(pk=delivery.pk))
 
 
 def _update_held(delivery: Delivery, **changes: Any) -> None:

@@ -1,15 +1,28 @@
 """Which handlers want which events: `router.on("user_add_org")`. Pure: no Django, no I/O."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
+from callbacks.dingcrypto import CallbackError
 from callbacks.payload import Fields
 
 HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., dict[str, Any] | None])
 Wanted = str | int | Collection[str] | Collection[int] | Collection[str | int]
+
+
+class RetryLater(CallbackError):
+    """Raised by a handler: try again in `seconds`, whatever the schedule says; the attempt counts."""
+
+    def __init__(self, seconds: float, reason: str = "the handler asked for a later attempt") -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
+class GiveUp(CallbackError):
+    """Raised by a handler: no further attempt can help; the delivery is dead, with this reason."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +34,9 @@ class Handler:
     patterns: tuple[str, ...]
     where: Mapping[str, Wanted] = field(default_factory=dict)
     atomic: bool = False
+    ordered: bool = True
+    timeout: float | None = None
+    retry: tuple[int, ...] | None = None
 
     @property
     def destination(self) -> str:
@@ -48,12 +64,21 @@ class Router:
         self._handlers: dict[str, Handler] = {}
 
     def on(
-        self, *patterns: str, where: Mapping[str, Wanted] | None = None, atomic: bool = False
+        self,
+        *patterns: str,
+        where: Mapping[str, Wanted] | None = None,
+        atomic: bool = False,
+        ordered: bool = True,
+        timeout: float | None = None,
+        retry: Sequence[int] | None = None,
     ) -> Callable[[HandlerFunction], HandlerFunction]:
         """Register a handler for event types by name or glob (`org_dept_*`).
 
         `where`: values (or collections of values) that payload fields must have, keys in any case, compared as text.
         `atomic`: run in the transaction that settles the delivery, so that what it writes to rows takes effect once.
+        `ordered`: False where the order of events about one subject does not matter.
+        `timeout`: seconds instead of HANDLER_TIMEOUT; `retry`: seconds before each further attempt instead of
+        RETRY_SCHEDULE.
         The function takes `event` and, if it names it, `delivery`; a dict that it returns is kept as the result.
         """
         if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
@@ -66,7 +91,9 @@ class Router:
             _require_callable(name, function)
             if name in self._handlers:
                 raise ValueError(f"two handlers are called {name}; rename one of them")
-            self._handlers[name] = Handler(name, function, patterns, where or {}, atomic)
+            self._handlers[name] = Handler(
+                name, function, patterns, where or {}, atomic, ordered, timeout, None if retry is None else tuple(retry)
+            )
             return function
 
         return register

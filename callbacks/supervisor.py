@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,13 +21,14 @@ logger = logging.getLogger(__name__)
 
 RESTART_AFTER = 1.0
 STOP_WITHIN = 9.0
-ORDERLY = b"."
+ORDERLY = "."
 
 
 def supervise(arguments: list[str]) -> int:
     """Run `manage.py deliver` with these arguments until it ends in order; return its exit status."""
     stopping = threading.Event()
     child: subprocess.Popen[bytes] | None = None
+    down: list[str] = []
 
     def stop(signum: int, frame: Any) -> None:
         if not stopping.is_set():
@@ -48,7 +49,7 @@ def supervise(arguments: list[str]) -> int:
     while True:
         ending, child_ending = os.pipe()
         os.set_blocking(ending, False)
-        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "deliver", *arguments]
+        command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "deliver", *arguments, *down]
         # A session of its own: Ctrl-C reaches this process alone, which passes it on.
         child = subprocess.Popen(  # noqa: S603 - this project's own command
             [*command, "--child", str(child_ending), "--parent", str(os.getpid())],
@@ -59,16 +60,30 @@ def supervise(arguments: list[str]) -> int:
         if stopping.is_set():
             child.send_signal(signal.SIGTERM)
         status = child.wait()
-        if _ended_in_order(ending) or stopping.is_set():
+        said = _read(ending)
+        if said == ORDERLY or stopping.is_set():
             return max(status, 0)  # a child that the signal met before it was ready had nothing to give back
+        down = [f"--down={destination}" for destination in said.splitlines()]
+        if down:
+            logger.error("the worker process ended as handlers hang; starting another")
+            continue
         logger.error("the worker process ended with status %s; starting another", status)
         stopping.wait(RESTART_AFTER)
 
 
 def say_orderly(ending: int) -> None:
     """Tell the parent, over the pipe that it gave, that this end is meant."""
+    _say(ending, ORDERLY)
+
+
+def say_hung(ending: int, destinations: Sequence[str]) -> None:
+    """Tell the parent which destinations hang, so that the next child does not give all its threads to them."""
+    _say(ending, "\n".join(destinations))
+
+
+def _say(ending: int, text: str) -> None:
     with suppress(BrokenPipeError):  # the parent is gone
-        os.write(ending, ORDERLY)
+        os.write(ending, text.encode())
 
 
 def stop_with_parent(stop: Callable[[], None], parent: int) -> None:
@@ -78,10 +93,10 @@ def stop_with_parent(stop: Callable[[], None], parent: int) -> None:
     stop()
 
 
-def _ended_in_order(ending: int) -> bool:
+def _read(ending: int) -> str:
     try:
-        return os.read(ending, 1) == ORDERLY
+        return os.read(ending, 65536).decode()
     except BlockingIOError:  # a process that a handler started still holds the other end
-        return False
+        return ""
     finally:
         os.close(ending)

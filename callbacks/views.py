@@ -5,10 +5,10 @@ Store, then answer: no handler, no network call and no broker takes part in a re
 
 import json
 import logging
+import threading
 import time
 from contextlib import suppress
 from ipaddress import ip_address
-from pathlib import Path
 from urllib.parse import parse_qsl
 
 from django.conf import settings
@@ -18,7 +18,9 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
 from django.views.decorators.csrf import csrf_exempt
 
+from callbacks import wakeup
 from callbacks.credentials import keyring
+from callbacks.deadline import in_time
 from callbacks.dingcrypto import MalformedRequest, RefusedPush
 from callbacks.inbox import Receipt, receive
 from callbacks.payload import Payload, read
@@ -27,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY = 1024 * 1024
 MAX_PARAMETERS = 100
-STORE_WITHIN = 0.8
-RECONNECT_WITHIN = 0.3
+
+migrated = threading.Event()
 
 
 class OversizeBody(RefusedPush):
@@ -55,12 +57,14 @@ def callback(request: HttpRequest) -> HttpResponse:
         logger.info("%s from %s answered", payload.event_type, opened.owner_key)
     else:
         try:
-            receipt = _store(payload)
+            receipt = in_time(lambda: receive(payload))
         except Exception as error:  # noqa: BLE001 - whatever keeps an event from being stored must not acknowledge it
             logger.error(
                 "%s not stored, answered 503 so that DingTalk pushes again: %s", payload.event_type, _kind(error)
             )
             return _answer(503, "the event could not be stored; push it again")
+        if receipt.deliveries:
+            wakeup.owed()
         _log(payload, receipt)
     return JsonResponse(opened.seal("success", time.time()))
 
@@ -75,15 +79,26 @@ def readyz(request: HttpRequest) -> HttpResponse:
     if request.method not in ("GET", "HEAD"):
         return _answer(405, "use GET")
     try:
-        executor = MigrationExecutor(connection)
-        unapplied = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        ready = in_time(_is_migrated)
     except Error as error:
-        connection.close()
         logger.error("not ready: the database is not reachable: %s", _kind(error))
         return _answer(503, "the database is not reachable")
-    if unapplied:
+    if not ready:
         return _answer(503, "the database is not migrated: run `manage.py migrate`")
     return _answer(200, "ready")
+
+
+def _is_migrated() -> bool:
+    """Tell whether no migration is missing; once none is, only ask the database for a sign of life."""
+    if migrated.is_set():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM django_migrations LIMIT 1")  # without a table, SQLite would not read its file
+        return True
+    executor = MigrationExecutor(connection)
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        return False
+    migrated.set()
+    return True
 
 
 def _peer(request: HttpRequest) -> str:
@@ -133,26 +148,6 @@ def _body(request: HttpRequest) -> bytes:
     if len(body) > MAX_BODY:
         raise OversizeBody("the body is over 1 MB")
     return body
-
-
-def _store(payload: Payload) -> Receipt:
-    """Store the event within the time that DingTalk leaves; a connection that died since the last push is replaced."""
-    began = time.monotonic()
-    _leave_deleted_file()
-    was_connected = connection.connection is not None
-    try:
-        return receive(payload, within=STORE_WITHIN)
-    except (OperationalError, InterfaceError):
-        connection.close()
-        if not was_connected or time.monotonic() - began > RECONNECT_WITHIN:
-            raise
-    return receive(payload, within=STORE_WITHIN)
-
-
-def _leave_deleted_file() -> None:
-    """Close a connection to an SQLite file that was deleted: it would go on taking rows that nobody ever sees."""
-    if connection.vendor == "sqlite" and not Path(connection.settings_dict["NAME"]).exists():
-        connection.close()
 
 
 def _log(payload: Payload, receipt: Receipt) -> None:

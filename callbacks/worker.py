@@ -5,18 +5,24 @@ import os
 import socket
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
+from queue import Empty, SimpleQueue
 
-from django.conf import settings
 from django.db import Error, close_old_connections, connection
 
-from callbacks import outbox
-from callbacks.models import Delivery, LeaseLost
+from callbacks import due, outbox, wakeup
+from callbacks.fairness import Fairness
+from callbacks.models import LEASE, Delivery, LeaseLost
 
 logger = logging.getLogger(__name__)
 
-POLL = 0.25
+POLL = 0.5
+# An attempt that has run so long holds up no others: its thread is replaced.
+SLOW = 1.0
 AFTER_DATABASE_ERROR = 1.0
 GRACE = 8.0
 
@@ -29,19 +35,36 @@ class Ending(Enum):
     TIMED_OUT = "a handler hangs, and its delivery is settled as failed: end this process and start another"
 
 
-class Worker:
-    """Claims no more than it has threads for, so a claimed delivery is attempted at once."""
+@dataclass(frozen=True)
+class Attempting:
+    """A delivery that a thread attempts; times as of `time.monotonic`."""
 
-    def __init__(self, threads: int) -> None:
+    delivery: Delivery
+    began: float
+    deadline: float
+
+
+class Worker:
+    """Claims no more than it has threads for, so a claimed delivery is attempted at once.
+
+    `threads` attempts run at the same time, and as many more where some are slow. `down`: destinations of which
+    nothing good is expected.
+    """
+
+    def __init__(self, threads: int, down: Sequence[str] = ()) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._threads = threads
         self._stop = threading.Event()
-        self._running: dict[Future[None], Delivery] = {}
-        self._deadlines: dict[Future[None], float] = {}
+        # A queue, as a signal's handler may interrupt its `get` with a `put`; an Event's `set` could wait for ever.
+        self._woken: SimpleQueue[None] = SimpleQueue()
+        self._running: dict[Future[bool | None], Attempting] = {}
+        self._fairness = Fairness(threads, down)
+        self.hung: list[str] = []
 
     def stop(self) -> None:
         """Claim nothing more; `run` returns when the running attempts have ended or its grace is over."""
         self._stop.set()
+        self._wake()
 
     def run(self, *, once: bool = False) -> Ending:
         """Carry deliveries until stopped, until a handler hangs, or (`once`) until none is due.
@@ -49,34 +72,56 @@ class Worker:
         A database that can't be reached is waited for, except `once`: then its django.db.Error is raised.
         """
         done = threading.Event()
-        keeper = threading.Thread(target=self._keep_leases, args=(done,), name="keeper", daemon=True)
-        keeper.start()
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="attempt")
+        keepers = [threading.Thread(target=self._keep_leases, args=(done,), name="keeper", daemon=True)]
+        if not once:
+            keepers.append(threading.Thread(target=wakeup.listen, args=(self._wake, done), name="listen", daemon=True))
+        for keeper in keepers:
+            keeper.start()
+        pool = ThreadPoolExecutor(2 * self._threads, thread_name_prefix="attempt")
         logger.info("worker %s carries deliveries, %s at a time", self.name, self._threads)
         try:
             while not self._stop.is_set() and not self._hung():
-                if not self._claim(pool, once) and not self._running and once:
+                claimed = self._claim(pool, once)
+                if not claimed and not self._running and once:
                     break
-                self._collect(POLL)
+                if not claimed or not self._free():
+                    self._wait(POLL)
+                self._forget_ended()
             return self._finish()
         finally:
             done.set()
-            keeper.join()
+            for keeper in keepers:
+                keeper.join()
             pool.shutdown(wait=False)
 
-    def _hung(self) -> list[Future[None]]:
-        """Return the attempts that run beyond HANDLER_TIMEOUT."""
+    def _wake(self) -> None:
+        self._woken.put(None)
+
+    def _wait(self, timeout: float) -> None:
+        """Wait until an attempt ends, something is owed or the worker is stopped, or `timeout` seconds have passed."""
+        with suppress(Empty):
+            self._woken.get(timeout=timeout)
+            while True:  # one look is enough for all
+                self._woken.get_nowait()
+
+    def _hung(self) -> list[Future[bool | None]]:
+        """Return the attempts that run beyond their time limit."""
         now = time.monotonic()
-        return [f for f, deadline in self._deadlines.items() if deadline < now and not f.done()]
+        return [future for future, each in self._running.items() if each.deadline < now and not future.done()]
+
+    def _free(self) -> int:
+        """Return how many more attempts may be started."""
+        slow = time.monotonic() - SLOW
+        quick = sum(each.began > slow for each in self._running.values())
+        return min(self._threads - quick, 2 * self._threads - len(self._running))
 
     def _claim(self, pool: ThreadPoolExecutor, once: bool) -> bool:
         """Start due deliveries on the free threads; True where there were any, or the database can't tell."""
-        free = self._threads - len(self._running)
-        if not free:
+        if not self._free():
             return True
         try:
             close_old_connections()
-            claimed = outbox.claim(free)
+            return self._start_claimed(pool)
         except Error as error:
             if once:
                 raise
@@ -84,51 +129,62 @@ class Worker:
             connection.close()
             self._stop.wait(AFTER_DATABASE_ERROR)
             return True
-        for delivery in claimed:
-            future = pool.submit(self._attempt, delivery)
-            self._running[future] = delivery
-            self._deadlines[future] = time.monotonic() + settings.HANDLER_TIMEOUT
-        return bool(claimed)
 
-    def _attempt(self, delivery: Delivery) -> None:
+    def _start_claimed(self, pool: ThreadPoolExecutor) -> bool:
+        started = False
+        for destination, room in self._fairness.deal(due.destinations(), self._free()):
+            for delivery in outbox.claim(min(room, self._free()), destination):
+                self._start(pool, delivery)
+                started = True
+            if not self._free():
+                break
+        return started
+
+    def _start(self, pool: ThreadPoolExecutor, delivery: Delivery) -> None:
+        now = time.monotonic()
+        future = pool.submit(self._attempt, delivery)
+        self._running[future] = Attempting(delivery, now, now + outbox.time_limit(delivery))
+        self._fairness.started(delivery.destination)
+        future.add_done_callback(lambda _: self._wake())
+
+    def _attempt(self, delivery: Delivery) -> bool | None:
+        """Return whether the delivery's destination works, None where the database failed."""
         try:
             close_old_connections()
             if connection.connection and not connection.is_usable():
                 connection.close()  # the server was restarted since: better found out before the attempt than in it
-            outbox.attempt(delivery, self.name)
+            return outbox.attempt(delivery, self.name)
         except Error as error:
             logger.error("delivery %s is not settled and falls due when its lease ends: %s", delivery.pk, kind(error))
             connection.close()
+            return None
 
-    def _collect(self, timeout: float) -> None:
-        """Wait until an attempt ends or `timeout` seconds have passed, and forget those that have ended."""
-        if not self._running:
-            self._stop.wait(timeout)
-            return
-        ended, _ = wait(self._running, timeout, FIRST_COMPLETED)
-        for future in ended:
-            del self._running[future], self._deadlines[future]
-            future.result()
+    def _forget_ended(self) -> None:
+        for future in [future for future in self._running if future.done()]:
+            each = self._running.pop(future)
+            self._fairness.ended(each.delivery.destination, future.result(), time.monotonic() - each.began)
 
     def _finish(self) -> Ending:
         """Give the running attempts some time, then settle those that hang and give back the others."""
         hung = self._hung()
         wait([future for future in self._running if future not in hung], GRACE)
-        for future in [future for future in self._running if not future.done()]:
-            delivery = self._running[future]
+        for future, each in self._running.items():
+            if future.done():
+                continue
             try:
-                outbox.time_out(delivery) if future in hung else outbox.give_back(delivery)
+                outbox.time_out(each.delivery) if future in hung else outbox.give_back(each.delivery)
             except (LeaseLost, Error) as error:
-                logger.warning("delivery %s falls due when its lease ends: %s", delivery.pk, kind(error))
+                logger.warning("delivery %s falls due when its lease ends: %s", each.delivery.pk, kind(error))
+        self.hung = sorted({self._running[future].delivery.destination for future in hung})
         if hung:
             return Ending.TIMED_OUT
         return Ending.FINISHED if all(future.done() for future in self._running) else Ending.GAVE_BACK
 
     def _keep_leases(self, done: threading.Event) -> None:
-        while not done.wait(outbox.LEASE.total_seconds() / 3):
+        while not done.wait(LEASE.total_seconds() / 3):
             try:
                 close_old_connections()
-                outbox.renew(list(self._running.values()))
+                outbox.renew([each.delivery for each in list(self._running.values())])
             except Error as error:
                 logger.error("leases could not be renewed, trying again: %s", kind(error))
                 connection.close()

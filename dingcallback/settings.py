@@ -141,12 +141,22 @@ if _database["ENGINE"] == "django.db.backends.sqlite3":
 elif _database["ENGINE"] == "django.db.backends.postgresql":
     if not _database["NAME"]:
         env.refuse("DATABASE_URL", "names no database", _supported)
+    _database["ENGINE"] = "callbacks.postgresql"
     _database["OPTIONS"] = {"connect_timeout": 2, **_database.get("OPTIONS", {})}
 else:
     env.refuse("DATABASE_URL", f"names the engine {_database['ENGINE'].rsplit('.', 1)[-1]}", _supported)
     _database = dict(dj_database_url.parse(_sqlite_default))
 _database["CONN_MAX_AGE"] = None  # threads are few and live long, in the web server as in the worker
 DATABASES: dict[str, dict[str, Any]] = {"default": _database}
+DATABASE_DIRECT: dict[str, Any] = {}  # where workers listen, if DATABASE_URL is a pooler
+if _direct_url := env.secret("DATABASE_DIRECT_URL"):
+    try:
+        DATABASE_DIRECT = dict(dj_database_url.parse(_direct_url))
+    except Exception:  # noqa: BLE001 - as above
+        DATABASE_DIRECT = {}
+    if DATABASE_DIRECT.get("ENGINE") != "django.db.backends.postgresql":
+        _postgresql = "use postgresql://user:password@host:port/name, or remove it"
+        env.refuse("DATABASE_DIRECT_URL", "is no address of a PostgreSQL server", _postgresql)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_PASSWORD_VALIDATORS = [

@@ -7,6 +7,7 @@ deeper beside `corpid`; in the oldest shape the fields stand in the entry itself
 
 import json
 import re
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from registrar.protocol import lenient_int
@@ -42,6 +43,16 @@ def read_page(raw_answer: str) -> Page:
         return Page([], has_more=False, whole=isinstance(answer, dict) and entries is None)
     has_more = bool(entries) and bool(answer.get("has_more"))
     return Page([Entry(entry, _body(entry)) for entry in entries], has_more, whole=True)
+
+
+def event_time(entry: Entry) -> datetime | None:
+    """Return when the event happened, as far as the entry's `event_time` (ms; ten digits: s) says it."""
+    value = entry.raw.get("event_time") if isinstance(entry.raw, dict) else None
+    try:
+        number = int(str(value))
+        return datetime.fromtimestamp(number / 1000 if number >= 10**11 else number, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _salvage(raw_answer: str) -> list[Entry]:

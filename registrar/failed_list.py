@@ -6,7 +6,7 @@ this midway, the next call first imports the pages that are left, then goes on.
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -18,13 +18,15 @@ from django.utils import timezone
 from callbacks.inbox import receive
 from callbacks.models import Event
 from callbacks.payload import MalformedPayload, Payload, read
+from callbacks.pruning import horizon
 from registrar.client import DingTalkClient
 from registrar.errors import BrokenAnswer, ListHeld
-from registrar.failed_entries import Entry, read_page
+from registrar.failed_entries import Entry, event_time, read_page
 from registrar.models import FailedListReader, FailedPage
 
 LEASE = timedelta(seconds=45)
 RENEW_EVERY = 50  # entries
+REMEMBERED = timedelta(days=8)  # DingTalk's list remembers seven, and its clock may differ from ours
 
 
 class Imported(NamedTuple):
@@ -85,8 +87,12 @@ def unreadable_entries(page: FailedPage) -> list[Any]:
 
 
 def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
-    """Make events of a page's entries; doing it again adds nothing, as an entry's identity hangs on its place."""
+    """Make events of a page's entries; doing it again adds nothing, as an entry's identity hangs on its place.
+
+    An entry from before the horizon counts as known: its event may have been here and been pruned.
+    """
     answer = read_page(page.raw_answer)
+    complete_since = horizon()
     new = known = unreadable = 0
     for position, entry in enumerate(answer.entries):
         if position % RENEW_EVERY == 0:
@@ -94,7 +100,7 @@ def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
         payload = _payload(entry, salt=f"failed_list:{page.pk}:{position}")
         if payload is None:
             unreadable += 1
-        elif _store(payload):
+        elif not _is_older(entry, complete_since) and _store(payload):
             new += 1
         else:
             known += 1
@@ -103,6 +109,20 @@ def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
     page.imported_at = timezone.now()
     page.save()
     return Imported(page, new, known, answer.has_more)
+
+
+def _is_older(entry: Entry, complete_since: datetime | None) -> bool:
+    moment = event_time(entry)
+    return complete_since is not None and moment is not None and moment < complete_since
+
+
+def needed_since() -> datetime | None:
+    """Return since when events must be kept for the pages that are not imported yet, None where there is none.
+
+    Some of their entries may be events already; if those were pruned, the import could not tell them from new ones.
+    """
+    oldest = FailedPage.objects.not_imported().order_by("read_at").values_list("read_at", flat=True).first()
+    return None if oldest is None else oldest - REMEMBERED
 
 
 def _payload(entry: Entry, salt: str) -> Payload | None:

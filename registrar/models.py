@@ -14,6 +14,10 @@ class FailedPageQuerySet(models.QuerySet["FailedPage"]):
         """Keep those whose entries are not all events yet, the oldest first."""
         return self.filter(imported_at=None).order_by("pk")
 
+    def imported(self) -> "FailedPageQuerySet":
+        """Keep those whose entries are events, but for those that can't be read."""
+        return self.exclude(imported_at=None)
+
 
 class FailedPage(models.Model):
     """One answer of DingTalk's failed list, which reading emptied; entries that can't be read stay in it."""

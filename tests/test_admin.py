@@ -206,7 +206,17 @@ def test_an_event_shows_its_deliveries_attempts_errors_and_results(admin_client:
         assert text in shown
 
 
-def test_a_delivery_behind_another_of_its_subject_says_so(admin_client: Client) -> None:
+def test_a_delivery_behind_another_of_its_subject_says_so_with_a_link(admin_client: Client) -> None:
+    first, _second, third = make_delivery(), make_delivery(), make_delivery(next_attempt_at=None)
+    link = f'<a href="{DELIVERIES}{first.pk}/change/">等待 #{first.pk}</a>'
+
+    for address in (f"{DELIVERIES}{third.pk}/change/", f"{EVENTS}{third.event_id}/change/"):
+        assert link in page(admin_client, address)
+    assert page(admin_client, DELIVERIES).count(link) == 2
+    assert "等待" not in page(admin_client, f"{DELIVERIES}{first.pk}/change/")
+
+
+def test_a_delivery_that_was_set_aside_says_that_it_waits(admin_client: Client) -> None:
     delivery = make_delivery(next_attempt_at=None)
 
     assert "等待更早的投递" in page(admin_client, f"{DELIVERIES}{delivery.pk}/change/")
@@ -461,8 +471,8 @@ def test_a_long_list_is_counted_to_a_bound_and_says_so(admin_client: Client, mon
 # Redeliver
 
 
-def press(client: Client, address: str, *rows: Event | Delivery) -> Any:
-    data = {"action": "redeliver", "_selected_action": [row.pk for row in rows]}
+def press(client: Client, address: str, *rows: Event | Delivery, action: str = "redeliver") -> Any:
+    data = {"action": action, "_selected_action": [row.pk for row in rows]}
     return client.post(address, data, follow=True)
 
 
@@ -565,6 +575,69 @@ def test_an_event_that_nobody_wanted_has_no_button(admin_client: Client) -> None
 @pytest.mark.parametrize("number", ["424242", "x", "%00"])
 def test_redelivering_what_is_not_there_is_a_404(admin_client: Client, number: str) -> None:
     assert admin_client.post(f"{DELIVERIES}{number}/redeliver/").status_code == 404
+
+
+# Give up
+
+
+@pytest.mark.parametrize("address", [EVENTS, DELIVERIES])
+def test_giving_up_the_first_from_a_list_releases_those_behind(
+    admin_client: Client, admin_user: User, address: str
+) -> None:
+    first, behind = make_delivery(), make_delivery(next_attempt_at=None)
+
+    response = press(admin_client, address, first.event if address == EVENTS else first, action="give_up")
+
+    assert "已放弃 1 个投递" in response.content.decode()
+    first.refresh_from_db()
+    assert (first.state, first.last_error) == ("dead", f"given up by hand, by {admin_user.username}")
+    assert outbox.claim(5) == [behind]
+
+
+@pytest.mark.parametrize("address", [EVENTS, DELIVERIES])
+def test_the_button_on_a_page_gives_up_and_leads_back(admin_client: Client, address: str) -> None:
+    delivery, other = make_delivery(), make_delivery(make_event(subject="instance:2"))
+    here = f"{address}{delivery.event_id if address == EVENTS else delivery.pk}"
+    assert f'action="{here}/give_up/"' in page(admin_client, f"{here}/change/")
+
+    response = admin_client.post(f"{here}/give_up/")
+
+    assert (response.status_code, response["Location"]) == (302, f"{here}/change/")
+    assert list(Delivery.objects.filter(state="dead")) == [delivery]
+    assert f'action="{here}/give_up/"' not in page(admin_client, f"{here}/change/")
+    other.refresh_from_db()
+    assert other.state == "pending"
+
+
+def test_what_a_worker_holds_is_not_given_up(admin_client: Client) -> None:
+    delivery = make_delivery()
+    assert outbox.claim(1) == [delivery]
+
+    response = press(admin_client, DELIVERIES, delivery, action="give_up")
+
+    assert "没有可放弃的投递" in response.content.decode()
+    delivery.refresh_from_db()
+    assert delivery.state == "pending"
+
+
+@pytest.mark.parametrize("address", [EVENTS, DELIVERIES])
+def test_giving_up_has_a_permission_of_its_own(viewer: Client, address: str) -> None:
+    delivery = make_delivery()
+    row = delivery.event if address == EVENTS else delivery
+    user = User.objects.get(username="viewer")
+    user.user_permissions.add(Permission.objects.get(codename="redeliver_delivery"))
+    assert "give_up" not in page(viewer, address)
+    assert "give_up/" not in page(viewer, f"{address}{row.pk}/change/")
+
+    press(viewer, address, row, action="give_up")
+    assert viewer.post(f"{address}{row.pk}/give_up/").status_code == 403
+    delivery.refresh_from_db()
+    assert delivery.state == "pending"
+
+    user.user_permissions.add(Permission.objects.get(codename="give_up_delivery"))
+    press(viewer, address, row, action="give_up")
+    delivery.refresh_from_db()
+    assert delivery.state == "dead"
 
 
 # The warning

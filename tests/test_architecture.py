@@ -17,8 +17,9 @@ FLOORS = {
     "callbacks": [
         "dingcrypto payload routing signing",
         "models migrations.*",
-        "inbox outbox relay",
-        "admin admin_* apps checks credentials display handlers middleware ports supervisor tasks urls views "
+        "batches deadline due inbox latecomer order outbox postgresql.* pruning relay",
+        "admin admin_* apps checks credentials display fairness handlers middleware ports supervisor tasks urls views "
+        "wakeup "
         "watch worker templatetags.* management.*",
     ],
     "registrar": [

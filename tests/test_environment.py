@@ -250,7 +250,7 @@ def test_sqlite_is_set_up_to_keep_what_it_acknowledged(monkeypatch: pytest.Monke
 def test_postgresql_is_taken_with_its_options(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     made = settings(monkeypatch, DATABASE_URL=f"{scheme}://u:p%40ss@db:5433/name?sslmode=require")
     database = made["DATABASES"]["default"]
-    assert database["ENGINE"] == "django.db.backends.postgresql"
+    assert database["ENGINE"] == "callbacks.postgresql"
     assert (database["USER"], database["PASSWORD"], database["HOST"], database["PORT"]) == ("u", "p@ss", "db", 5433)
     assert database["OPTIONS"] == {"connect_timeout": 2, "sslmode": "require"}
     assert made["ENVIRONMENT_ERRORS"] == []

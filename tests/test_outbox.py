@@ -280,13 +280,12 @@ def test_a_failure_falls_due_again_by_the_schedule_with_a_fifth_of_jitter_at_mos
     assert outbox.claim(5) == []
 
 
-def test_jitter_spreads_the_delays(settings: Settings) -> None:
-    settings.RETRY_SCHEDULE = [100]
-    delays = [outbox.retry_delay(1) for _ in range(200)]
+def test_jitter_spreads_the_delays() -> None:
+    delays = [outbox.retry_delay(1, [100]) for _ in range(200)]
 
     assert all(delay is not None and 100 * SECOND <= delay <= 120 * SECOND for delay in delays)
     assert len(set(delays)) > 100
-    assert outbox.retry_delay(2) is None
+    assert outbox.retry_delay(2, [100]) is None
 
 
 def test_a_delay_of_nothing_is_no_last_attempt(

@@ -40,6 +40,18 @@ def second(event: Event, delivery: Delivery) -> dict[str, Any] | None:
     return _act("second", event, delivery)
 
 
+@router.on("shop_unordered", ordered=False)
+def unordered(event: Event, delivery: Delivery) -> dict[str, Any] | None:
+    """Act without regard to what else is about the same subject."""
+    return _act("unordered", event, delivery)
+
+
+@router.on("shop_impatient", timeout=2, retry=[])
+def impatient(event: Event, delivery: Delivery) -> dict[str, Any] | None:
+    """Have one attempt of two seconds."""
+    return _act("impatient", event, delivery)
+
+
 @router.on("shop_choosy", where={"processCode": ["PROC-1", "PROC-2"], "type": "finish"})
 def choosy(event: Event) -> None:
     """Want some events only."""

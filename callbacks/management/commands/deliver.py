@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 
-from callbacks.supervisor import say_orderly, stop_with_parent, supervise
+from callbacks.supervisor import say_hung, say_orderly, stop_with_parent, supervise
 from callbacks.worker import Ending, Worker, kind
 
 
@@ -21,11 +21,17 @@ class Command(BaseCommand):
     help = "Carry due deliveries to their destinations until SIGTERM or Ctrl-C; unfinished ones are given back."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add --once and --threads; --child is the supervisor's."""
+        """Add --once and --threads; --child and --down are the supervisor's."""
         parser.add_argument("--once", action="store_true", help="until no delivery is due, then exit")
-        parser.add_argument("--threads", type=int, default=4, help="attempts at the same time (default 4)")
+        parser.add_argument(
+            "--threads",
+            type=int,
+            default=4,
+            help="attempts at the same time (default 4), and as many more where some are slow",
+        )
         parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
         parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+        parser.add_argument("--down", action="append", default=[], help=argparse.SUPPRESS)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Supervise a child that works; SIGTERM gives running attempts a few seconds, then gives them back."""
@@ -40,7 +46,7 @@ class Command(BaseCommand):
 
     def _work(self, options: dict[str, Any]) -> NoReturn:
         """Carry deliveries as the supervisor's child, and end without waiting for threads in which handlers hang."""
-        worker = Worker(options["threads"])
+        worker = Worker(options["threads"], options["down"])
         signal.signal(signal.SIGTERM, lambda *_: worker.stop())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         watch = (worker.stop, options["parent"])
@@ -52,14 +58,15 @@ class Command(BaseCommand):
             self.stderr.write(f"the database refuses: {kind(error)}; is it up, and migrated?")
             status = 1
         else:
-            status = self._say(ending, options["child"])
+            status = self._say(ending, worker.hung, options["child"])
         self.stderr.flush()
         logging.shutdown()
         os._exit(status)
 
-    def _say(self, ending: Ending, child: int) -> int:
+    def _say(self, ending: Ending, hung: list[str], child: int) -> int:
         """Tell how the run ended, and return the exit status for it."""
         if ending is Ending.TIMED_OUT:
+            say_hung(child, hung)
             return 1
         say_orderly(child)
         gave_back = ", unfinished attempts were given back" if ending is Ending.GAVE_BACK else ""

@@ -1,0 +1,36 @@
+"""Old events owed to a handler that was added after they came."""
+
+from array import array
+from collections.abc import Sequence
+
+from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
+
+from callbacks.batches import MOST_ROWS
+from callbacks.models import Delivery, Event
+from callbacks.routing import Handler
+
+
+def missed(events: QuerySet[Event], handler: Handler) -> Sequence[int]:
+    """Return the ids of those events that the handler wants and was never owed, in the order of the inbox."""
+    owed = Delivery.objects.filter(event=OuterRef("pk"), destination=handler.destination)
+    rows = events.filter(~Exists(owed)).order_by("pk").values_list("pk", "event_type", "payload")
+    return array("q", (pk for pk, name, data in rows.iterator(MOST_ROWS) if handler.wants(name, data)))
+
+
+def owe(ids: Sequence[int], handler: Handler) -> int:
+    """Owe at most MOST_ROWS events to the handler, in one transaction, each only once; return how many are new to it.
+
+    A delivery takes the place in its subject's order that it would have had from the start.
+    """
+    with transaction.atomic():
+        # locked, so that nobody else owes them the same at this moment, or prunes them
+        events = list(Event.objects.select_for_update().filter(pk__in=ids).order_by("pk").only("subject"))
+        rows = Delivery.objects.filter(event__in=events, destination=handler.destination)
+        owed = set(rows.values_list("event", flat=True))
+        new = [
+            Delivery(event=event, destination=handler.destination, subject=event.subject if handler.ordered else "")
+            for event in events
+            if event.pk not in owed
+        ]
+        return len(Delivery.objects.bulk_create(new))

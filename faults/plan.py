@@ -1,0 +1,63 @@
+"""What a fault is: a function that lets it happen, in one line of words, and what it needs around it."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from faults.databases import VENDORS
+
+CLOCK_LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Path("/nonexistent"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The surroundings of a fault: settings, load, workers, and what this machine must have."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    rate: float = 15.0
+    subjects: int = 40
+    workers: int = 2
+    before_worker: tuple[str, ...] = ()
+    small_disk: bool = False
+    clock: bool = False
+    hurry: bool = True
+    spice: Callable[[int], dict[str, Any]] = lambda number: {}
+
+    def missing(self) -> str:
+        """Return why this machine can't give what is needed, or ''."""
+        if self.small_disk and (os.geteuid() != 0 or not shutil.which("mount")):
+            return "needs root, to mount a small disk"
+        if self.clock and not CLOCK_LIBRARY.exists():
+            return "needs libfaketime (apt-get install faketime)"
+        if self.before_worker and not shutil.which(self.before_worker[0]):
+            return f"needs {self.before_worker[0]}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row of the table."""
+
+    name: str
+    text: str
+    act: Callable[[Any], None]
+    vendors: tuple[str, ...] = VENDORS
+    plan: Plan = Plan()
+
+
+FAULTS: dict[str, Fault] = {}
+Act = Callable[[Any], None]
+
+
+def fault(text: str, *, only: str = "", **plan: Any) -> Callable[[Act], Act]:
+    """Register the decorated function as a fault under its own name; `only`: the one database that has it."""
+
+    def register(act: Act) -> Act:
+        name = act.__name__
+        FAULTS[name] = Fault(name, text, act, (only,) if only else VENDORS, Plan(**plan))
+        return act
+
+    return register

@@ -1,0 +1,125 @@
+"""The service as an operator runs it: a web server and workers, each started again whenever it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import requests
+
+from callbacks.management.commands.serve import WEB
+from faults.processes import ROOT, Marked, Process, children, free_port
+
+READY_WITHIN = 40.0
+LOOK_EVERY = 0.1
+STOP_WITHIN = 20.0
+WEB_NAME = "web"
+
+
+class Service:
+    """`web`, `worker-1`, `worker-2`…; a process manager's part is played by a thread."""
+
+    def __init__(self, folder: Path, vendor: str, workers: int, before: Sequence[str] = ()) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/dingtalk/callback/"
+        self._log = folder / "service.log"
+        address = ["--host", "127.0.0.1", "--port", str(self.port), "dingcallback.wsgi:application"]
+        deliver = [*before, sys.executable, "manage.py", "deliver"]
+        web = [sys.executable, "-m", "granian", "--interface", "wsgi", *WEB[vendor].split(), *address]
+        self.workers = [f"worker-{number + 1}" for number in range(workers)]
+        self._commands = {WEB_NAME: web, **dict.fromkeys(self.workers, deliver)}
+        self._running: dict[str, Process] = {}
+        self._wanted = threading.Event()
+        self._ended = threading.Event()
+        self._manager = threading.Thread(target=self._manage, name="service", daemon=True)
+        self.marked = Marked({})
+
+    def start(self, settings: Mapping[str, str]) -> None:
+        """Migrate, start everything and wait until the web server is ready."""
+        self.marked = Marked(settings)
+        self.command("migrate", "--verbosity", "0")
+        self._wanted.set()
+        self._manager.start()
+        self.wait_until_ready()
+
+    def command(self, *arguments: str) -> str:
+        """Run a command of `manage.py`, and return what it printed; CalledProcessError if it fails."""
+        done = subprocess.run(  # noqa: S603 - this project's own command
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.marked.environment,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return done.stdout
+
+    def wait_until_ready(self) -> None:
+        """Return once the web server is ready."""
+        end = time.monotonic() + READY_WITHIN
+        while time.monotonic() < end:
+            with suppress(requests.RequestException):
+                if requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=3).ok:
+                    return
+            time.sleep(LOOK_EVERY)
+        raise TimeoutError(f"the web server is not ready, see {self._log}")
+
+    def find(self, name: str, child: bool = False) -> int | None:
+        """Return the id of a process, or of the last of its children; None where there is none at this moment."""
+        process = self._running.get(name)
+        if process is None or process.poll() is not None:
+            return None
+        return next(reversed(children(process.pid)), None) if child else process.pid
+
+    def strike(self, name: str, number: int, child: bool = False) -> int:
+        """Send a signal to a process, or to its child, as soon as there is one; return its id."""
+        end = time.monotonic() + READY_WITHIN
+        while time.monotonic() < end:
+            with suppress(ProcessLookupError):
+                found = self.find(name, child)
+                if found is not None:
+                    os.kill(found, number)
+                    return found
+            time.sleep(LOOK_EVERY)
+        raise TimeoutError(f"{name} does not run, see {self._log}")
+
+    def lose_power(self) -> None:
+        """Kill everything at once, and start nothing until `start_again`."""
+        self._wanted.clear()
+        time.sleep(2 * LOOK_EVERY)
+        self.marked.kill()
+
+    def start_again(self) -> None:
+        """Start what `lose_power` ended."""
+        self._wanted.set()
+
+    def end(self) -> None:
+        """Stop everything, in order where it can."""
+        self._wanted.clear()
+        self._ended.set()
+        if self._manager.is_alive():
+            self._manager.join()
+        for process in self._running.values():
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        for process in self._running.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_WITHIN)
+        self.marked.kill()
+
+    def _manage(self) -> None:
+        while not self._ended.wait(LOOK_EVERY):
+            for name, command in self._commands.items():
+                process = self._running.get(name)
+                if not self._wanted.is_set() or (process and process.poll() is None):
+                    continue
+                if process and name == WEB_NAME:  # what a killed parent left still listens
+                    with suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)
+                self._running[name] = self.marked.start(command, self._log)

@@ -1,0 +1,83 @@
+"""The counts of one run: from what was pushed to what took effect."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from faults.databases import Database
+
+SETTLED = ("delivered", "dead")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Events, but for `pushes`, which counts requests; `note` says what else there is to know."""
+
+    pushes: int = 0
+    sent: int = 0
+    acknowledged: int = 0
+    stored: int = 0
+    delivered: int = 0
+    dead: int = 0
+    effects: int = 0
+    lost: int = 0
+    doubled: int = 0
+    disordered: int = 0
+    note: str = ""
+
+    @property
+    def sound(self) -> bool:
+        """Tell whether nothing was lost and nothing doubled."""
+        return not (self.lost or self.doubled)
+
+
+def count(
+    database: Database,
+    pushes: int,
+    sent: Iterable[str],
+    acknowledged: Iterable[str],
+    poisoned: Iterable[str],
+    note: str,
+) -> Tally:
+    """Count rows; an event is lost that was sent and is not stored, not settled everywhere, or without effect.
+
+    `sent`, `acknowledged`, `poisoned` are references; a delivery may only be dead where it was poisoned.
+    """
+    sent, acknowledged, poisoned = set(sent), set(acknowledged), set(poisoned)
+    references = {
+        pk: str(json.loads(body)["reference"]) for pk, body in database.run("SELECT id, body FROM callbacks_event")
+    }
+    states = database.run("SELECT event_id, destination, state FROM callbacks_delivery")
+    unsettled = {references[event] for event, _, state in states if state not in SETTLED}
+    dead = {(references[event], destination) for event, destination, state in states if state == "dead"}
+    wrongly_dead = {reference for reference, destination in dead if not destination.endswith(".poison")}
+    effects = database.run("SELECT reference, event_id, subject FROM faults_effect ORDER BY id")
+    counts = Counter(reference for reference, _, _ in effects)
+    keyed = Counter(reference for (reference,) in database.run("SELECT reference FROM faults_keyed"))
+    stored = set(references.values())
+    lost = (sent | acknowledged) - (set(counts) & set(keyed) & stored) | unsettled | wrongly_dead
+    return Tally(
+        pushes=pushes,
+        sent=len(sent),
+        acknowledged=len(acknowledged),
+        stored=len(references),
+        delivered=len(stored - unsettled - wrongly_dead),
+        dead=len(dead),
+        effects=len(effects),
+        lost=len(lost),
+        doubled=sum(times > 1 for times in counts.values()),
+        disordered=_disordered(effects),
+        note=note,
+    )
+
+
+def _disordered(effects: Sequence[Any]) -> int:
+    """Return how many effects came after that of a later event of the same subject."""
+    latest: dict[str, int] = defaultdict(int)
+    late = 0
+    for _, event, subject in effects:
+        late += event < latest[subject]
+        latest[subject] = max(latest[subject], event)
+    return late
