@@ -39,11 +39,14 @@ class Stage:
         self.plan: Plan = fault.plan
         self.clock = folder / "clock"
         self.settings = self._settings()
-        self.database: Database = SqliteFile(folder) if vendor == "sqlite" else PostgresqlServer(folder, self._timed())
+        self.database: Database = (
+            SqliteFile(folder / "disk") if vendor == "sqlite" else PostgresqlServer(folder, self._timed())
+        )
         self.service = Service(folder, vendor, self.plan.workers, self.plan.before_worker)
         self.simulator = Simulator(OPTIONS)
         self.load = Load(self.simulator, self.random, self.plan.rate, self.plan.subjects, self.plan.spice)
         self.extra_pushes = 0
+        self.extra_sent: set[str] = set()
         self.extra_acknowledged: set[str] = set()
         self.note = ""
         self._scale = scale
@@ -56,6 +59,10 @@ class Stage:
     def pause(self, least: float, most: float) -> None:
         """Wait for a random time."""
         time.sleep(self.random.uniform(least, most))
+
+    def last(self, seconds: float) -> None:
+        """Let the fault go on for so many seconds of a full run, and for a few of a small one."""
+        time.sleep(max(seconds * self._scale, 4))
 
     def worker(self) -> str:
         """Return one of the workers' names."""
@@ -121,7 +128,7 @@ class Stage:
 
     def tally(self) -> Tally:
         """Count, when the service has ended."""
-        sent = [str(push.payload["reference"]) for push in self.load.pushes]
+        sent = {str(push.payload["reference"]) for push in self.load.pushes} | self.extra_sent
         acknowledged = {str(payload["reference"]) for payload in self.simulator.acknowledged} | self.extra_acknowledged
         poisoned = [str(push.payload["reference"]) for push in self.load.pushes if push.payload.get("poison")]
         pushes = sum(len(push.attempts) for push in self.load.pushes) + self.extra_pushes
@@ -163,8 +170,10 @@ def play(fault: Fault, vendor: str, seed: int, scale: float) -> Tally:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
         folder.chmod(0o755)
+        disk = folder / "disk"
+        disk.mkdir()
         if fault.plan.small_disk:
-            stack.enter_context(_small_disk(folder))
+            stack.enter_context(_small_disk(disk))
         stage = Stage(fault, vendor, seed, scale, folder)
         with stage.up():
             stage.load.start()

@@ -11,8 +11,6 @@ from callbacks.payload import Fields
 from callbacks.routing import router
 
 KINDS = ("bpms_task_change", "bpms_instance_change")
-# An event's `until`: so many attempts go wrong.
-ALWAYS = 1000
 HANG = 3600
 CHUNK = 64 * 1024 * 1024
 
