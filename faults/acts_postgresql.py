@@ -9,8 +9,8 @@ from faults.databases import PostgresqlServer
 from faults.plan import fault
 from faults.stage import Stage
 
-OUTAGES = 8
-CUTS = 150
+OUTAGES = 5
+CUTS = 100
 
 OURS = "faults"
 SERVICE = f"backend_type = 'client backend' AND pid <> pg_backend_pid() AND application_name <> '{OURS}'"

@@ -12,7 +12,7 @@ from faults.stage import Stage
 
 KILLS = 50
 STOPS = 10
-FREEZES = 20
+FREEZES = 15
 
 
 @fault("kill -9 of the web server's parent process")

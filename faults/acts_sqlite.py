@@ -10,7 +10,7 @@ from faults.databases import SqliteFile
 from faults.plan import fault
 from faults.stage import Stage
 
-OUTAGES = 8
+OUTAGES = 5
 CHUNK = b"\0" * 65536
 
 

@@ -15,13 +15,13 @@ AN_HOUR = 3600
 NEWEST = "SELECT {} FROM callbacks_event ORDER BY id DESC LIMIT 1"
 EPOCH = {"sqlite": "unixepoch(received_at)", "postgresql": "extract(epoch FROM received_at)::float"}
 # Pushes carry DingTalk's time, which is right: an hour off, the service would refuse them all as stale.
-BOTH_CLOCKS = {"CALLBACK_MAX_AGE": "7200"}
+CLOCKS = {"CALLBACK_MAX_AGE": "7200"}
 
 
 @fault("DingTalk's API slow, 5xx, busy, throttled, cut off half-way, dropping, its tokens revoked")
 def break_api(stage: Stage) -> None:
     """Let calls go wrong at random, those for a token too."""
-    for _ in range(stage.times(150)):
+    for _ in range(stage.times(80)):
         kind = stage.random.choice(API_FAULTS)
         if kind == "revoked":
             stage.simulator.revoke_tokens()
@@ -32,7 +32,7 @@ def break_api(stage: Stage) -> None:
         pass
 
 
-@fault("the clock moved an hour ahead (of PostgreSQL, too)", clock=True, settings=BOTH_CLOCKS)
+@fault("the clock moved an hour ahead (of PostgreSQL, too)", clock=True, rate=5, settings=CLOCKS)
 def clock_ahead(stage: Stage) -> None:
     """Move it and leave it there."""
     stage.set_clock(AN_HOUR)
@@ -40,7 +40,7 @@ def clock_ahead(stage: Stage) -> None:
     _note_clock(stage)
 
 
-@fault("the clock moved an hour back (of PostgreSQL, too), later put right", clock=True, settings=BOTH_CLOCKS)
+@fault("the clock moved an hour back (of PostgreSQL, too), later put right", clock=True, rate=5, settings=CLOCKS)
 def clock_back(stage: Stage) -> None:
     """Move it, and put it right in the end: until then, what was due just before is not due."""
     stage.set_clock(-AN_HOUR)
@@ -73,18 +73,17 @@ def duplicate_storm(stage: Stage) -> None:
 @fault("pushes stored but answered too late (SIGSTOP of the web server), and retried out of order", rate=40)
 def late_answers(stage: Stage) -> None:
     """Stop the web server for longer than DingTalk waits."""
-    for _ in range(stage.times(20)):
-        children = [stage.service.strike(WEB_NAME, signal.SIGSTOP, child=True)]
+    for _ in range(stage.times(10)):
+        stage.service.strike(WEB_NAME, signal.SIGSTOP, child=True)
         stage.pause(1.2, 2.2)
-        for _ in children:
-            stage.service.strike(WEB_NAME, signal.SIGCONT, child=True)
+        stage.service.strike(WEB_NAME, signal.SIGCONT, child=True)
         stage.pause(0.2, 1)
 
 
 @fault("a constraint that refuses new events for some seconds")
 def refuse_rows(stage: Stage) -> None:
     """Have a unique index that only a few more events fit into, as a mistake in maintenance would."""
-    for _ in range(stage.times(8)):
+    for _ in range(stage.times(5)):
         ((last,),) = stage.database.run("SELECT max(id) FROM callbacks_event")
         stage.database.run(f"CREATE UNIQUE INDEX faults_refuses ON callbacks_event (source) WHERE id > {last + 10}")
         try:
@@ -108,19 +107,19 @@ def _now_and_then(act: str, every: int) -> Callable[[int], dict[str, Any]]:
 @fault("handlers that raise, after they have written", spice=_now_and_then("raise", 4))
 def raising_handlers(stage: Stage) -> None:
     """Let them."""
-    stage.last(25)
+    stage.last(18)
 
 
 @fault("handlers that hang until their time is over", spice=_now_and_then("hang", 60))
 def hanging_handlers(stage: Stage) -> None:
     """Let them."""
-    stage.last(25)
+    stage.last(18)
 
 
 @fault("handlers that end their process, after they have written", spice=_now_and_then("exit", 40))
 def exiting_handlers(stage: Stage) -> None:
     """Let them."""
-    stage.last(25)
+    stage.last(18)
 
 
 @fault(
@@ -130,7 +129,7 @@ def exiting_handlers(stage: Stage) -> None:
 )
 def greedy_handlers(stage: Stage) -> None:
     """Let them."""
-    stage.last(25)
+    stage.last(18)
 
 
 @fault(
@@ -142,4 +141,4 @@ def greedy_handlers(stage: Stage) -> None:
 )
 def crowd_subjects(stage: Stage) -> None:
     """Let the workers meet at the same subjects."""
-    stage.last(40)
+    stage.last(25)

@@ -15,6 +15,7 @@ from faults.databases import Database, PostgresqlServer, SqliteFile
 from faults.ledger import tables
 from faults.load import Load
 from faults.plan import CLOCK_LIBRARY, Fault, Plan
+from faults.processes import ROOT
 from faults.service import Service
 from faults.tally import Tally, count
 from registrar.keys import new_aes_key, new_secret_key, new_token
@@ -28,6 +29,7 @@ LEASE_SHORTENED_TO = 5
 STUCK_AFTER = 40.0
 LONG_AGO = "2000-01-01 00:00:00"  # UTC on SQLite, any time zone on PostgreSQL
 SMALL_DISK = "24m"
+KEPT = ROOT / ".faults"
 
 
 class Stage:
@@ -175,6 +177,15 @@ def play(fault: Fault, vendor: str, seed: int, scale: float) -> Tally:
         if fault.plan.small_disk:
             stack.enter_context(_small_disk(disk))
         stage = Stage(fault, vendor, seed, scale, folder)
+        tally = _play(fault, stage)
+        if not tally.sound and stage.service.log.exists():
+            KEPT.mkdir(exist_ok=True)
+            shutil.copy(stage.service.log, KEPT / f"{vendor}-{fault.name}.log")
+        return tally
+
+
+def _play(fault: Fault, stage: Stage) -> Tally:
+    try:
         with stage.up():
             stage.load.start()
             try:
@@ -186,6 +197,8 @@ def play(fault: Fault, vendor: str, seed: int, scale: float) -> Tally:
             stage.settle()
             stage.service.end()
             return stage.tally()
+    except TimeoutError as error:
+        return Tally(note=f"{stage.note.strip()} Broke off: {error}.".strip(), broke_off=True)
 
 
 @contextmanager
