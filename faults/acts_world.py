@@ -94,12 +94,12 @@ def refuse_rows(stage: Stage) -> None:
 
 
 def _now_and_then(act: str, every: int) -> Callable[[int], dict[str, Any]]:
-    """Return what makes one event of so many go wrong, once with most handlers and always with one in four of those."""
+    """Return what makes one event of so many go wrong, once with most handlers and always with every second of those."""
 
     def spice(number: int) -> dict[str, Any]:
         if number % every:
             return {}
-        return {"act": act, "until": 1, "poison": int(number % (4 * every) == 0)}
+        return {"act": act, "until": 1, "poison": int(number % (2 * every) == 0)}
 
     return spice
 
@@ -110,13 +110,13 @@ def raising_handlers(stage: Stage) -> None:
     stage.last(18)
 
 
-@fault("handlers that hang until their time is over", spice=_now_and_then("hang", 60))
+@fault("handlers that hang until their time is over", spice=_now_and_then("hang", 40))
 def hanging_handlers(stage: Stage) -> None:
     """Let them."""
     stage.last(18)
 
 
-@fault("handlers that end their process, after they have written", spice=_now_and_then("exit", 40))
+@fault("handlers that end their process, after they have written", spice=_now_and_then("exit", 25))
 def exiting_handlers(stage: Stage) -> None:
     """Let them."""
     stage.last(18)
@@ -124,7 +124,7 @@ def exiting_handlers(stage: Stage) -> None:
 
 @fault(
     "handlers that eat memory until there is no more (RLIMIT_AS of 2 GiB)",
-    spice=_now_and_then("memory", 20),
+    spice=_now_and_then("memory", 15),
     before_worker=("prlimit", "--as=2147483648", "--"),
 )
 def greedy_handlers(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import tempfile
 import threading
