@@ -94,7 +94,7 @@ def refuse_rows(stage: Stage) -> None:
 
 
 def _now_and_then(act: str, every: int) -> Callable[[int], dict[str, Any]]:
-    """Return what makes one event of so many go wrong, once with most handlers and always with every second of those."""
+    """Return what makes one event of so many go wrong at first, and every second of those always with `poison`."""
 
     def spice(number: int) -> dict[str, Any]:
         if number % every:
