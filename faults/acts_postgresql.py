@@ -1,6 +1,7 @@
 """Faults of a PostgreSQL server that the suite started itself."""
 
 import signal
+import time
 from contextlib import ExitStack, suppress
 
 import psycopg
@@ -51,18 +52,16 @@ def stall_database(stage: Stage) -> None:
 
 @fault("PostgreSQL out of connections: the service's are cut, and others take all", only="postgresql")
 def no_connections(stage: Stage) -> None:
-    """Take every connection there is for some seconds."""
+    """Cut the service's connections and take those that come free, faster than it can, for some seconds."""
     for _ in range(stage.times(OUTAGES)):
         with ExitStack() as stack:
-            with suppress(psycopg.OperationalError):
-                while True:
-                    taken = _take(stage)
-                    stack.callback(taken.close)
-            taken.execute(CUT_ALL)
-            for _ in range(40):
+            first = stack.enter_context(_take(stage))
+            end = time.monotonic() + stage.random.uniform(2, 4)
+            while time.monotonic() < end:
+                first.execute(CUT_ALL)
                 with suppress(psycopg.OperationalError):
-                    stack.callback(_take(stage).close)
-                stage.pause(0.05, 0.1)
+                    while True:
+                        stack.callback(_take(stage).close)
         stage.pause(1, 3)
 
 

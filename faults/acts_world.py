@@ -133,12 +133,12 @@ def greedy_handlers(stage: Stage) -> None:
 
 
 @fault(
-    "four workers, five subjects, and handlers that refuse one event in three",
+    "four workers, four events of each subject at the same time, and handlers that refuse one event in three",
     workers=4,
-    subjects=5,
-    rate=25,
+    together=4,
+    rate=30,
     spice=lambda number: {"act": "raise", "until": 1} if number % 3 == 0 else {},
 )
 def crowd_subjects(stage: Stage) -> None:
-    """Let the workers meet at the same subjects."""
-    stage.last(25)
+    """Let the workers meet at the same subjects, which no later event sets in motion again."""
+    stage.last(30)

@@ -31,7 +31,7 @@ class Row:
     @property
     def sound(self) -> bool:
         """Tell whether nothing was lost and nothing doubled, as far as it could be tried."""
-        return self.tally.sound
+        return bool(self.missing) or self.tally.sound
 
     def cells(self) -> list[str]:
         """Return the counts, as text."""

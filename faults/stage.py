@@ -47,7 +47,7 @@ class Stage:
         )
         self.service = Service(folder, vendor, self.plan.workers, self.plan.before_worker)
         self.simulator = Simulator(OPTIONS)
-        self.load = Load(self.simulator, self.random, self.plan.rate, self.plan.subjects, self.plan.spice)
+        self.load = Load(self.simulator, self.random, self.plan)
         self.extra_pushes = 0
         self.extra_sent: set[str] = set()
         self.extra_acknowledged: set[str] = set()
@@ -199,7 +199,7 @@ def _play(fault: Fault, stage: Stage) -> Tally:
             stage.service.end()
             return stage.tally()
     except TimeoutError as error:
-        return Tally(note=f"{stage.note.strip()} Broke off: {error}.".strip(), broke_off=True)
+        return Tally(note=f"{stage.note.strip()} Broke off: {error}.".strip())
 
 
 @contextmanager

@@ -26,12 +26,11 @@ class Tally:
     doubled: int = 0
     disordered: int = 0
     note: str = ""
-    broke_off: bool = False
 
     @property
     def sound(self) -> bool:
-        """Tell whether nothing was lost and nothing doubled."""
-        return not (self.lost or self.doubled or self.broke_off)
+        """Tell whether something was acknowledged, nothing lost and nothing doubled."""
+        return bool(self.acknowledged) and not (self.lost or self.doubled)
 
 
 def count(
