@@ -1,4 +1,4 @@
-# make demo | test | run | lint | bench: each works on a fresh machine with Python 3.10+, twice in a row.
+# make demo | test | run | lint | bench | faults: each works on a fresh machine with Python 3.10+, twice in a row.
 PYTHON ?= python3
 BIN := .venv/bin
 HOST ?= 127.0.0.1
@@ -6,7 +6,7 @@ PORT ?= 8000
 SIMULATOR_PORT ?= 8001
 export HOST PORT SIMULATOR_PORT
 
-.PHONY: help demo test run lint format bench
+.PHONY: help demo test run lint format bench faults
 
 help:
 	@echo "make demo [ONCE=1]  the whole job on this machine, with a simulated DingTalk"
@@ -14,6 +14,7 @@ help:
 	@echo "make test           the whole suite, on SQLite and PostgreSQL"
 	@echo "make lint           ruff and mypy"
 	@echo "make bench          measure, and print ratios"
+	@echo "make faults         let everything fail, and count what is lost or doubled [COUNT=small] [SEED=] [ONLY=]"
 
 demo: .venv/installed
 	@$(BIN)/python -m simulator.demo $(if $(ONCE),--once)
@@ -36,6 +37,9 @@ format: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.acknowledge
+
+faults: .venv/installed-dev
+	@COUNT=$(COUNT) SEED=$(SEED) ONLY=$(ONLY) DATABASE=$(DATABASE) $(BIN)/python -m faults
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -76,7 +76,7 @@ def _close_lost(taken: DeliveryQuerySet) -> None:
     running = Attempt.objects.filter(delivery__in=taken, outcome=Attempt.Outcome.RUNNING)
     lost = list(running.values_list("delivery", flat=True))
     error = "worker lost: its process died or lost the database"
-    if running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error):
+    if lost and running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error):
         for delivery in taken.filter(pk__in=lost).select_related("event"):
             if delivery.attempts <= len(_schedule(delivery)):
                 continue

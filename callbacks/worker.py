@@ -91,7 +91,7 @@ class Worker:
         finally:
             done.set()
             for keeper in keepers:
-                keeper.join()
+                keeper.join(2.0)  # one may hang on a stalled database; the process ends without it
             pool.shutdown(wait=False)
 
     def _wake(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from faults import acts_processes  # noqa: F401 - faults register when imported
+from faults import acts_postgresql, acts_processes, acts_sqlite, acts_world  # noqa: F401 - they register when imported
 from faults.databases import VENDORS, missing_postgresql
 from faults.plan import FAULTS, Fault
 from faults.report import Row, table, write
@@ -27,17 +27,18 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     seed = arguments.seed or random.randrange(1, 10**6)  # noqa: S311 - to be repeated, not to be secret
     chosen = [each for each in FAULTS.values() if not arguments.only or each.name in arguments.only.split(",")]
-    rows = []
+    every = []
     for vendor in VENDORS if arguments.database == "all" else [arguments.database]:
-        for each in chosen:
-            if vendor in each.vendors:
-                with console.status(f"{vendor}: {each.text}"):
-                    rows.append(Row(each, vendor, *_play(each, vendor, seed, arguments.scale)))
-                console.print(rows[-1].line())
-    console.print(table(rows, seed))
-    if arguments.report:
-        write(REPORT, rows, seed, arguments.scale)
-    return 0 if all(row.sound for row in rows) else 1
+        rows = []
+        for each in [each for each in chosen if vendor in each.vendors]:
+            with console.status(f"{vendor}: {each.text}"):
+                rows.append(Row(each, vendor, *_play(each, vendor, seed, arguments.scale)))
+            console.print(rows[-1].line(), soft_wrap=True)
+        if not arguments.only:
+            write(REPORT, vendor, rows, seed, small=arguments.scale == SMALL)
+        every += rows
+    console.print(table(every, seed))
+    return 0 if all(row.sound for row in every) else 1
 
 
 def _arguments() -> argparse.Namespace:
@@ -47,7 +48,6 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", default=os.environ.get("ONLY", ""), help="comma-separated names of faults")
     parser.add_argument("--database", choices=[*VENDORS, "all"], default=os.environ.get("DATABASE") or "all")
-    parser.add_argument("--report", action="store_true", help="write docs/faults.md")
     parser.add_argument("--count", choices=["full", "small"], default=os.environ.get("COUNT") or "full")
     arguments = parser.parse_args()
     arguments.scale = SMALL if arguments.count == "small" else 1.0

@@ -11,19 +11,20 @@ from faults.service import WEB_NAME
 from faults.stage import Stage
 
 KILLS = 50
+BURST = 12
 STOPS = 10
-FREEZES = 20
+FREEZES = 15
 
 
-@fault("kill -9 of the web server's parent process")
+@fault("kill -9 of the web server's parent process", rate=3)
 def kill_web(stage: Stage) -> None:
-    """Kill it a moment after it became ready."""
+    """Kill it in the midst of many pushes."""
     _strike_web(stage, KILLS, signal.SIGKILL, child=False)
 
 
-@fault("kill -9 of the web server's child process")
+@fault("kill -9 of the web server's child process", rate=3)
 def kill_web_child(stage: Stage) -> None:
-    """Kill it a moment after it became ready."""
+    """Kill it in the midst of many pushes."""
     _strike_web(stage, KILLS, signal.SIGKILL, child=True)
 
 
@@ -39,9 +40,9 @@ def kill_worker_child(stage: Stage) -> None:
     _strike_worker(stage, KILLS, signal.SIGKILL, child=True)
 
 
-@fault("SIGTERM of the web server under load")
+@fault("SIGTERM of the web server under load", rate=3)
 def stop_web(stage: Stage) -> None:
-    """Stop it a moment after it became ready."""
+    """Stop it in the midst of many pushes."""
     _strike_web(stage, STOPS, signal.SIGTERM, child=False)
 
 
@@ -57,6 +58,8 @@ def lose_power(stage: Stage) -> None:
     for _ in range(stage.times(STOPS)):
         stage.service.wait_until_ready()
         stage.pause(0.5, 2)
+        stage.load.push(BURST)
+        stage.pause(0, 0.15)
         stage.service.lose_power()
         stage.service.start_again()
 
@@ -109,11 +112,12 @@ def _writable(stage: Stage) -> bool:
 def _strike_web(stage: Stage, times: int, number: int, *, child: bool) -> None:
     for _ in range(stage.times(times)):
         stage.service.wait_until_ready()
-        stage.pause(0, 1)
+        stage.load.push(BURST)
+        stage.pause(0, 0.15)
         stage.service.strike(WEB_NAME, number, child)
 
 
 def _strike_worker(stage: Stage, times: int, number: int, *, child: bool) -> None:
     for _ in range(stage.times(times)):
-        stage.pause(0.5, 3)
+        stage.pause(0.3, 2)
         stage.service.strike(stage.worker(), number, child)

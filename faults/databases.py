@@ -8,13 +8,13 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg
 
-from faults.processes import Marked, free_port
+from faults.processes import Marked, children, free_port
 
 VENDORS = ("sqlite", "postgresql")
 ACCOUNT = "postgres"
@@ -103,8 +103,14 @@ class PostgresqlServer:
         self._server.send_signal(number)
         self._server.wait(30)
 
+    def signal_all(self, number: int) -> None:
+        """Send a signal to the server's first process and to all those that it started."""
+        for process in [self._server.pid, *children(self._server.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
+
     def end(self) -> None:
-        """Kill whatever of the server runs."""
+        """Kill the server; what it started ends when it finds its parent gone."""
         self.marked.kill()
 
     def _make(self) -> None:

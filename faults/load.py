@@ -4,9 +4,9 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
+from faults.plan import Plan
 from simulator.pushing import Push
 from simulator.samples import make
 from simulator.server import Simulator
@@ -15,21 +15,13 @@ from simulator.server import Simulator
 class Load:
     """One thread that pushes; each event carries a `reference` by which it is counted."""
 
-    def __init__(
-        self,
-        simulator: Simulator,
-        chance: random.Random,
-        rate: float,
-        subjects: int,
-        spice: Callable[[int], dict[str, Any]],
-    ) -> None:
+    def __init__(self, simulator: Simulator, chance: random.Random, plan: Plan) -> None:
         self.pushes: list[Push] = []
         self._simulator = simulator
         self._random = chance
-        self._rate = rate
-        self._spice = spice
+        self._plan = plan
         self._numbers = itertools.count(1)
-        self._instances = [f"INSTANCE{number:04}" for number in range(subjects)]
+        self._instances = [f"INSTANCE{number:04}" for number in range(plan.subjects)]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
 
@@ -43,16 +35,25 @@ class Load:
         self._thread.join()
 
     def payload(self) -> dict[str, Any]:
-        """Return a new event: mostly a task of one of a few instances, now and then an instance of its own."""
+        """Return a new event: mostly a task of one of a few instances, now and then an instance of its own.
+
+        Those that the plan wants together are of an instance that has no others.
+        """
         number = next(self._numbers)
-        own = {"reference": f"r{number}", **self._spice(number)}
+        own = {"reference": f"r{number}", **self._plan.spice(number)}
         corp = self._simulator.options.corp_id
-        if number % 5 == 0:
+        if self._plan.together == 1 and number % 5 == 0:
             return make("bpms_instance_change", corp_id=corp) | own
-        instance = self._random.choice(self._instances)
+        together = f"TOGETHER{number // self._plan.together:06}"
+        instance = self._random.choice(self._instances) if self._plan.together == 1 else together
         return make("bpms_task_change", corp_id=corp) | {"processInstanceId": instance, "taskId": number} | own
+
+    def push(self, count: int) -> None:
+        """Push so many new events at once."""
+        for _ in range(count):
+            self.pushes.append(self._simulator.push(self.payload()))
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self.pushes.append(self._simulator.push(self.payload()))
-            time.sleep(self._random.expovariate(self._rate))
+            self.push(self._plan.together)
+            time.sleep(self._random.expovariate(self._plan.rate / self._plan.together))

@@ -14,11 +14,15 @@ CLOCK_LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Pat
 
 @dataclass(frozen=True)
 class Plan:
-    """The surroundings of a fault: settings, load, workers, and what this machine must have."""
+    """The surroundings of a fault: settings, workers, what the machine must have, and the load (events a second).
+
+    `together`: so many events at once, of a subject of their own; 1: of any of so many `subjects`.
+    """
 
     settings: dict[str, str] = field(default_factory=dict)
-    rate: float = 15.0
+    rate: float = 8.0
     subjects: int = 40
+    together: int = 1
     workers: int = 2
     before_worker: tuple[str, ...] = ()
     small_disk: bool = False

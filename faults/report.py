@@ -1,14 +1,21 @@
 """The table of a run, for the screen and for docs/faults.md."""
 
+import os
+import platform
+import sqlite3
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
+import django
 from rich.table import Table
 
+from faults.databases import postgresql_version
 from faults.plan import Fault
 from faults.tally import Tally
 
 COLUMNS = ["pushes", "sent", "acknowledged", "stored", "delivered", "dead", "effects", "lost", "doubled", "disordered"]
+BEGIN, END = "<!-- {}: written by `make faults` from here -->", "<!-- {}: to here -->"
 DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 
@@ -24,7 +31,7 @@ class Row:
     @property
     def sound(self) -> bool:
         """Tell whether nothing was lost and nothing doubled, as far as it could be tried."""
-        return self.tally.sound
+        return bool(self.missing) or self.tally.sound
 
     def cells(self) -> list[str]:
         """Return the counts, as text."""
@@ -46,5 +53,32 @@ def table(rows: list[Row], seed: int) -> Table:
     return result
 
 
-def write(path: Path, rows: list[Row], seed: int, scale: float) -> None:
-    """Write the run into the part of the document between its marks."""
+def write(path: Path, vendor: str, rows: list[Row], seed: int, small: bool) -> None:
+    """Write one database's rows between its two marks in the document; what stands around them stays."""
+    begin, end = BEGIN.format(vendor), END.format(vendor)
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    after = rest.partition(end)[2]
+    text = "\n\n".join([begin, _facts(vendor, rows, seed, small), _markdown(rows), end])
+    path.write_text(before + text + after, encoding="utf-8")
+
+
+def _facts(vendor: str, rows: list[Row], seed: int, small: bool) -> str:
+    tried = [row for row in rows if not row.missing]
+    version = f"SQLite {sqlite3.sqlite_version}"
+    if vendor == "postgresql":
+        version = f"PostgreSQL {postgresql_version()}" if tried else "no PostgreSQL"
+    return (
+        f"{version}, Python {platform.python_version()}, Django {django.get_version()}, {platform.system()}, "
+        f"{os.cpu_count()} cores; {datetime.now(timezone.utc).date()}; {'a small' if small else 'the full'} count of "
+        f"each fault. {sum(row.sound for row in tried)} of {len(tried)} faults with nothing lost and nothing doubled, "
+        f"{len(rows) - len(tried)} not tried. The same random moments again: "
+        f"`make faults DATABASE={vendor} SEED={seed}{' COUNT=small' if small else ''}`."
+    )
+
+
+def _markdown(rows: list[Row]) -> str:
+    lines = [["fault", *COLUMNS], ["---", *["---:"] * len(COLUMNS)]]
+    for row in rows:
+        remark = f"not tried: {row.missing}" if row.missing else row.tally.note.rstrip(".")
+        lines.append([f"`{row.fault.name}`: {row.fault.text}{f' ({remark})' if remark else ''}", *row.cells()])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -15,7 +15,7 @@ import requests
 from callbacks.management.commands.serve import WEB
 from faults.processes import ROOT, Marked, Process, children, free_port
 
-READY_WITHIN = 40.0
+READY_WITHIN = 60.0
 LOOK_EVERY = 0.1
 STOP_WITHIN = 20.0
 WEB_NAME = "web"
@@ -27,7 +27,7 @@ class Service:
     def __init__(self, folder: Path, vendor: str, workers: int, before: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/dingtalk/callback/"
-        self._log = folder / "service.log"
+        self.log = folder / "service.log"
         address = ["--host", "127.0.0.1", "--port", str(self.port), "dingcallback.wsgi:application"]
         deliver = [*before, sys.executable, "manage.py", "deliver"]
         web = [sys.executable, "-m", "granian", "--interface", "wsgi", *WEB[vendor].split(), *address]
@@ -68,7 +68,7 @@ class Service:
                 if requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=3).ok:
                     return
             time.sleep(LOOK_EVERY)
-        raise TimeoutError(f"the web server is not ready, see {self._log}")
+        raise TimeoutError("the web server did not become ready")
 
     def find(self, name: str, child: bool = False) -> int | None:
         """Return the id of a process, or of the last of its children; None where there is none at this moment."""
@@ -87,7 +87,7 @@ class Service:
                     os.kill(found, number)
                     return found
             time.sleep(LOOK_EVERY)
-        raise TimeoutError(f"{name} does not run, see {self._log}")
+        raise TimeoutError(f"{name} did not run")
 
     def lose_power(self) -> None:
         """Kill everything at once, and start nothing until `start_again`."""
@@ -122,4 +122,4 @@ class Service:
                 if process and name == WEB_NAME:  # what a killed parent left still listens
                     with suppress(ProcessLookupError):
                         os.killpg(process.pid, signal.SIGKILL)
-                self._running[name] = self.marked.start(command, self._log)
+                self._running[name] = self.marked.start(command, self.log)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -15,6 +16,7 @@ from faults.databases import Database, PostgresqlServer, SqliteFile
 from faults.ledger import tables
 from faults.load import Load
 from faults.plan import CLOCK_LIBRARY, Fault, Plan
+from faults.processes import ROOT
 from faults.service import Service
 from faults.tally import Tally, count
 from registrar.keys import new_aes_key, new_secret_key, new_token
@@ -28,6 +30,7 @@ LEASE_SHORTENED_TO = 5
 STUCK_AFTER = 40.0
 LONG_AGO = "2000-01-01 00:00:00"  # UTC on SQLite, any time zone on PostgreSQL
 SMALL_DISK = "24m"
+KEPT = ROOT / ".faults"
 
 
 class Stage:
@@ -39,11 +42,14 @@ class Stage:
         self.plan: Plan = fault.plan
         self.clock = folder / "clock"
         self.settings = self._settings()
-        self.database: Database = SqliteFile(folder) if vendor == "sqlite" else PostgresqlServer(folder, self._timed())
+        self.database: Database = (
+            SqliteFile(folder / "disk") if vendor == "sqlite" else PostgresqlServer(folder, self._timed())
+        )
         self.service = Service(folder, vendor, self.plan.workers, self.plan.before_worker)
         self.simulator = Simulator(OPTIONS)
-        self.load = Load(self.simulator, self.random, self.plan.rate, self.plan.subjects, self.plan.spice)
+        self.load = Load(self.simulator, self.random, self.plan)
         self.extra_pushes = 0
+        self.extra_sent: set[str] = set()
         self.extra_acknowledged: set[str] = set()
         self.note = ""
         self._scale = scale
@@ -56,6 +62,10 @@ class Stage:
     def pause(self, least: float, most: float) -> None:
         """Wait for a random time."""
         time.sleep(self.random.uniform(least, most))
+
+    def last(self, seconds: float) -> None:
+        """Let the fault go on for so many seconds of a full run, and for a few of a small one."""
+        time.sleep(max(seconds * self._scale, 4))
 
     def worker(self) -> str:
         """Return one of the workers' names."""
@@ -121,7 +131,7 @@ class Stage:
 
     def tally(self) -> Tally:
         """Count, when the service has ended."""
-        sent = [str(push.payload["reference"]) for push in self.load.pushes]
+        sent = {str(push.payload["reference"]) for push in self.load.pushes} | self.extra_sent
         acknowledged = {str(payload["reference"]) for payload in self.simulator.acknowledged} | self.extra_acknowledged
         poisoned = [str(push.payload["reference"]) for push in self.load.pushes if push.payload.get("poison")]
         pushes = sum(len(push.attempts) for push in self.load.pushes) + self.extra_pushes
@@ -163,9 +173,20 @@ def play(fault: Fault, vendor: str, seed: int, scale: float) -> Tally:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
         folder.chmod(0o755)
+        disk = folder / "disk"
+        disk.mkdir()
         if fault.plan.small_disk:
-            stack.enter_context(_small_disk(folder))
+            stack.enter_context(_small_disk(disk))
         stage = Stage(fault, vendor, seed, scale, folder)
+        tally = _play(fault, stage)
+        if not tally.sound and stage.service.log.exists():
+            KEPT.mkdir(exist_ok=True)
+            shutil.copy(stage.service.log, KEPT / f"{vendor}-{fault.name}.log")
+        return tally
+
+
+def _play(fault: Fault, stage: Stage) -> Tally:
+    try:
         with stage.up():
             stage.load.start()
             try:
@@ -177,6 +198,8 @@ def play(fault: Fault, vendor: str, seed: int, scale: float) -> Tally:
             stage.settle()
             stage.service.end()
             return stage.tally()
+    except TimeoutError as error:
+        return Tally(note=f"{stage.note.strip()} Broke off: {error}.".strip())
 
 
 @contextmanager

@@ -29,8 +29,8 @@ class Tally:
 
     @property
     def sound(self) -> bool:
-        """Tell whether nothing was lost and nothing doubled."""
-        return not (self.lost or self.doubled)
+        """Tell whether something was acknowledged, nothing lost and nothing doubled."""
+        return bool(self.acknowledged) and not (self.lost or self.doubled)
 
 
 def count(

@@ -8,12 +8,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from callbacks import outbox, pruning
@@ -267,7 +268,27 @@ def test_pushes_are_stored_in_time_while_it_prunes() -> None:
 
 
 @committed
-def test_an_event_that_is_redelivered_at_that_moment_is_spared() -> None:
+def test_an_event_that_is_being_redelivered_is_waited_for_and_spared() -> None:
+    spared = event(31, "dead")
+
+    def by_hand() -> None:
+        try:
+            prune("--days", 30)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor() as pool:
+        with transaction.atomic():
+            outbox.redeliver(Delivery.objects.all())
+            done = pool.submit(by_hand)
+            assert not wait([done], 0.5).done
+        done.result(20)
+
+    assert left() == {spared.pk}
+    assert Delivery.objects.get().state == "pending"
+
+
+def test_an_event_that_is_redelivered_before_its_turn_is_spared() -> None:
     spared, gone = event(31, "dead", "delivered"), event(31, "dead")
     chosen = ids_of(pruning.settled(days_ago(30)))
     outbox.redeliver(Delivery.objects.filter(event=spared, state="dead"))

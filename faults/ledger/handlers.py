@@ -11,13 +11,11 @@ from callbacks.payload import Fields
 from callbacks.routing import router
 
 KINDS = ("bpms_task_change", "bpms_instance_change")
-# An event's `until`: so many attempts go wrong.
-ALWAYS = 1000
 HANG = 3600
 CHUNK = 64 * 1024 * 1024
 
 
-@router.on(*KINDS, atomic=True, timeout=3)
+@router.on(*KINDS, atomic=True)
 def once(event: Event, delivery: Delivery) -> None:
     """Write a row in the transaction that settles the delivery: exactly one for each event, whatever happens."""
     time.sleep(random.uniform(0, 0.004))  # noqa: S311 - a moment in which a fault may strike
@@ -30,7 +28,7 @@ def once(event: Event, delivery: Delivery) -> None:
         _act(event, delivery)
 
 
-@router.on(*KINDS, timeout=3)
+@router.on(*KINDS)
 def keyed(event: Event, delivery: Delivery) -> None:
     """Do something outside any transaction under the delivery's idempotency key: at least once, in effect once."""
     _write(
