@@ -33,7 +33,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]  # not subscriptabl
     def count(self) -> int:
         """Return how many rows there are, or MOST_COUNTED where there are more."""
         rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]  # the admin gives querysets only
-        return rows.order_by()[:MOST_COUNTED].count()
+        return rows.order_by().values("pk")[:MOST_COUNTED].count()
 
     @property
     def is_cut(self) -> bool:

@@ -9,7 +9,7 @@ from django.db import connection
 from django.db.models import QuerySet
 
 MOST_ROWS = 200
-PAUSE = 0.02  # seconds in which whoever polls for the lock gets it
+PAUSE = 0.1  # seconds; SQLite's waiting polls at least so often, so that whoever waits finds the lock free once
 
 
 def ids_of(rows: QuerySet[Any]) -> Sequence[int]:

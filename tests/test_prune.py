@@ -28,6 +28,7 @@ from registrar.failed_list import read_failed_list
 from registrar.models import FailedPage
 from simulator.server import Options, Simulator
 from tests.owed import WORKER, in_threads, payload
+from tests.settings import DATABASE
 
 pytestmark = pytest.mark.django_db
 committed = pytest.mark.django_db(transaction=True)
@@ -246,8 +247,9 @@ def test_sigterm_stops_it_between_two_batches() -> None:
 
 
 @committed
+@pytest.mark.skipif(DATABASE == "postgresql", reason="PostgreSQL has no one write lock")
 def test_pushes_are_stored_in_time_while_it_prunes() -> None:
-    many(1500)
+    many(900)
     waits: list[float] = []
 
     def work(number: int) -> None:
@@ -260,7 +262,7 @@ def test_pushes_are_stored_in_time_while_it_prunes() -> None:
             waits.append(time.monotonic() - began)
             time.sleep(0.02)
 
-    in_threads(5, work)
+    in_threads(4, work)
 
     assert len(waits) > 20
     assert max(waits) < ANSWER_WITHIN

@@ -354,8 +354,8 @@ def test_people_see_the_first_few_and_how_many_more(django_assert_max_num_querie
 
 @committed
 def test_redelivering_beside_workers_and_another_redelivery_hinders_nobody() -> None:
-    for number in range(120):
-        dead(CorpId="c", UserId=[f"u{number % 20}"])
+    for number in range(40):
+        dead(CorpId="c", UserId=[f"u{number % 8}"])
 
     def work(number: int) -> None:
         if number == 0:
