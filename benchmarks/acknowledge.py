@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from callbacks.management.commands.serve import WEB
+from callbacks.web import GRANIAN_OPTIONS
 from dingcallback.environment import isolated
 from registrar.keys import new_aes_key, new_secret_key, new_token
 from simulator.load import LoadReport, run
@@ -90,7 +90,7 @@ def make_bare_table(database: str) -> None:
 @contextmanager
 def server(module: str, name: str, vendor: str, settings: dict[str, str]) -> Iterator[None]:
     """Serve a WSGI application the way `make run` serves the service."""
-    options = [*WEB[vendor].split(), "--port", str(PORTS[name]), "--log-level", "warning", f"{module}:application"]
+    options = [*GRANIAN_OPTIONS[vendor], "--port", str(PORTS[name]), "--log-level", "warning", f"{module}:application"]
     command = [sys.executable, "-m", "granian", "--interface", "wsgi", *options]
     with subprocess.Popen(command, cwd=ROOT, env=settings) as process:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import requests
 
-from callbacks.management.commands.serve import WEB
+from callbacks.web import GRANIAN_OPTIONS
 from faults.processes import ROOT, Marked, Process, children, free_port
 
 READY_WITHIN = 60.0
@@ -30,7 +30,7 @@ class Service:
         self.log = folder / "service.log"
         address = ["--host", "127.0.0.1", "--port", str(self.port), "dingcallback.wsgi:application"]
         deliver = [*before, sys.executable, "manage.py", "deliver"]
-        web = [sys.executable, "-m", "granian", "--interface", "wsgi", *WEB[vendor].split(), *address]
+        web = [sys.executable, "-m", "granian", "--interface", "wsgi", *GRANIAN_OPTIONS[vendor], *address]
         self.workers = [f"worker-{number + 1}" for number in range(workers)]
         self._commands = {WEB_NAME: web, **dict.fromkeys(self.workers, deliver)}
         self._running: dict[str, Process] = {}

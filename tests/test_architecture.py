@@ -20,7 +20,7 @@ FLOORS = {
         "batches deadline due inbox latecomer order outbox postgresql.* pruning relay",
         "admin admin_* apps checks credentials display fairness handlers middleware ports supervisor tasks urls views "
         "wakeup "
-        "watch worker templatetags.* management.*",
+        "watch web worker templatetags.* management.*",
     ],
     "registrar": [
         "addresses catalogue errors failed_entries instances keys protocol",

@@ -14,10 +14,9 @@ from django.db import Error, connection
 from honcho.printer import Printer
 
 from callbacks.ports import PortUnusable, port_number, require_free
+from callbacks.web import GRANIAN_OPTIONS
 from callbacks.worker import kind
 
-# SQLite has one writer: threads of one process queue for it in memory, processes would poll for its lock.
-WEB = {"sqlite": "--workers 1 --blocking-threads 4", "postgresql": "--workers 2 --blocking-threads 4"}
 # deliver gives running handlers up to 8 s; honcho's own 5 s would kill it first.
 KILL_AFTER = 12
 
@@ -43,8 +42,8 @@ class Command(BaseCommand):
         if options["migrate"]:
             _migrate()
         python, manage = shlex.quote(sys.executable), shlex.quote(str(settings.BASE_DIR / "manage.py"))
-        address = f"--host {shlex.quote(host)} --port {port}"
-        web = f"{python} -m granian --interface wsgi {WEB[connection.vendor]} {address} dingcallback.wsgi:application"
+        how = " ".join([*GRANIAN_OPTIONS[connection.vendor], "--host", shlex.quote(host), "--port", port])
+        web = f"{python} -m granian --interface wsgi {how} dingcallback.wsgi:application"
         honcho.manager.KILL_WAIT = KILL_AFTER
         # a prefix would spoil one JSON object a line
         manager = honcho.manager.Manager(Printer(sys.stdout, prefix=settings.LOG_FORMAT == "text"))
