@@ -35,7 +35,7 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)
     with databases() as found:
         for vendor, database in found:
-            settings = environment(database, LOG_LEVEL="CRITICAL")
+            settings = environment(database, LOG_LEVEL="ERROR")
             table = Table("beside", "a second", "alone", "ratio", "attempts at it", title=f"{vendor}: 4 threads")
             for name, changes in track(BESIDE.items(), vendor, console=console):
                 alone, beside, attempts = [], [], 0

@@ -59,6 +59,15 @@ def test_the_demo_names_the_variable_when_its_port_is_taken() -> None:
     assert "make demo PORT=" in done.stdout
 
 
+def test_the_benchmark_measures_the_service_beside_the_two_others() -> None:
+    environment = {**os.environ, "BENCH_EVENTS": "16", "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}
+    command = [sys.executable, "-m", "benchmarks.acknowledge"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bare function (a)" in done.stdout
+    assert "Django GET (b)" in done.stdout
+
+
 @contextmanager
 def served(tmp_path: Path, command: list[str]) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
     """Run the service as `make run` does, on an empty database, and wait until it is ready."""
