@@ -5,6 +5,7 @@
 
 import http.client
 import os
+import socket
 import sqlite3
 import statistics
 import subprocess
@@ -30,7 +31,16 @@ from simulator.load import LoadReport, run
 ROOT = Path(__file__).resolve().parent.parent
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 NAME = "dingcallback_bench"
-PORTS = {"service": 8031, "bare": 8032}
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+PORTS = {"service": free_port(), "bare": free_port()}
 CORP = "dingbenchcorp01"
 EVENTS, CONNECTIONS, ROUNDS = int(os.environ.get("BENCH_EVENTS", "2000")), 8, 5
 
