@@ -66,16 +66,7 @@ def main() -> None:
 
 def measure(console: Console, vendor: str, database: str) -> None:
     """Let the three take turns on one database."""
-    settings = isolated(
-        os.environ,
-        SECRET_KEY=new_secret_key(),
-        DATABASE_URL=database,
-        DINGTALK_TOKEN=new_token(),
-        DINGTALK_AES_KEY=new_aes_key(),
-        DINGTALK_CORP_ID=CORP,
-        LOG_LEVEL="WARNING",
-    )
-    subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=settings, check=True)
+    settings = environment(database)
     make_bare_table(database)
     reports: dict[str, list[LoadReport]] = {"service": [], "bare function (a)": [], "Django GET (b)": []}
     with server("dingcallback.wsgi", "service", vendor, settings), server("benchmarks.bare", "bare", vendor, settings):
@@ -84,6 +75,21 @@ def measure(console: Console, vendor: str, database: str) -> None:
             reports["bare function (a)"].append(push("bare", settings))
             reports["Django GET (b)"].append(get("service"))
     console.print(table(vendor, reports))
+
+
+def environment(database: str, **changes: str) -> dict[str, str]:
+    """Return settings of the service on a database, which they migrate."""
+    settings = isolated(
+        os.environ,
+        SECRET_KEY=new_secret_key(),
+        DATABASE_URL=database,
+        DINGTALK_TOKEN=new_token(),
+        DINGTALK_AES_KEY=new_aes_key(),
+        DINGTALK_CORP_ID=CORP,
+        **{"LOG_LEVEL": "WARNING", **changes},
+    )
+    subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=settings, check=True)
+    return settings
 
 
 def make_bare_table(database: str) -> None:

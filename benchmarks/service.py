@@ -15,9 +15,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 
+from benchmarks import acknowledge
 from benchmarks.acknowledge import CORP, NAME, PORTS, POSTGRESQL, ROOT, server
-from dingcallback.environment import isolated
-from registrar.keys import new_aes_key, new_secret_key, new_token
 from simulator.load import run
 
 URL = f"http://127.0.0.1:{PORTS['service']}/dingtalk/callback/"
@@ -44,18 +43,7 @@ def databases() -> Iterator[list[tuple[str, str]]]:
 
 def environment(database: str, **changes: str) -> dict[str, str]:
     """Return settings of the service on a database that they migrate, with the benchmarks' handlers."""
-    settings = isolated(
-        os.environ,
-        SECRET_KEY=new_secret_key(),
-        DATABASE_URL=database,
-        DINGTALK_TOKEN=new_token(),
-        DINGTALK_AES_KEY=new_aes_key(),
-        DINGTALK_CORP_ID=CORP,
-        DJANGO_SETTINGS_MODULE="benchmarks.settings",
-        **{"LOG_LEVEL": "WARNING", **changes},
-    )
-    subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=settings, check=True)
-    return settings
+    return acknowledge.environment(database, DJANGO_SETTINGS_MODULE="benchmarks.settings", **changes)
 
 
 @contextmanager
