@@ -1,9 +1,8 @@
 """How long a request that DingTalk or a load balancer waits for may wait for the database, and what follows from it.
 
-PostgreSQL's waits end in `callbacks.postgresql`, SQLite's here.
+Waits end in `callbacks.postgresql` and `callbacks.sqlite`.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ ANSWER_WITHIN = 0.9
 ENOUGH = 0.3
 
 _until: ContextVar[float | None] = ContextVar("deadline", default=None)
-_sqlite_turn = threading.Lock()
 
 
 def in_time(work: Callable[[], Result]) -> Result:
@@ -69,7 +67,7 @@ def leave(seconds: float) -> None:
 
 def _try(work: Callable[[], Result]) -> Result:
     try:
-        with _turn():
+        with _limited_waits():
             return work()
     except Exception:
         # Left open, Django would ask it at the next request whether it still works, and wait for that without end;
@@ -79,23 +77,14 @@ def _try(work: Callable[[], Result]) -> Result:
 
 
 @contextmanager
-def _turn() -> Iterator[None]:
-    """On SQLite, let one thread at a time work, and wait for other processes no longer than until the deadline.
-
-    Threads queue in memory: SQLite's own waiting is polling, and starves some of them.
-    """
+def _limited_waits() -> Iterator[None]:
+    """On SQLite, let reading wait for whoever holds the whole file no longer than until the deadline."""
     if connection.vendor != "sqlite":
         yield
         return
-    needed = 0.0 if connection.connection else ENOUGH
-    if not _sqlite_turn.acquire(timeout=max(remaining() - needed, 0)):
-        raise OperationalError("database is locked by another request")
-    try:
-        _wait_for_locks(remaining())
-        yield
-        _wait_for_locks(connection.settings_dict["OPTIONS"]["timeout"])
-    finally:
-        _sqlite_turn.release()
+    _wait_for_locks(remaining())
+    yield
+    _wait_for_locks(connection.settings_dict["OPTIONS"]["timeout"])
 
 
 def _wait_for_locks(seconds: float) -> None:

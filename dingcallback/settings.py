@@ -137,6 +137,7 @@ except Exception:  # noqa: BLE001 - the library raises several kinds, some with 
     env.refuse("DATABASE_URL", "is no database address that this service understands", _supported)
     _database = dict(dj_database_url.parse(_sqlite_default))
 if _database["ENGINE"] == "django.db.backends.sqlite3":
+    _database["ENGINE"] = "callbacks.sqlite"
     _database["OPTIONS"] = {**_database.get("OPTIONS", {}), **SQLITE_OPTIONS}
 elif _database["ENGINE"] == "django.db.backends.postgresql":
     if not _database["NAME"]:

@@ -152,7 +152,7 @@ def test_with_nothing_set_every_setting_but_the_secret_key_has_a_default(monkeyp
     assert [error.name for error in made["ENVIRONMENT_ERRORS"]] == ["SECRET_KEY"]
     assert "keygen" in made["ENVIRONMENT_ERRORS"][0].hint
     assert made["DEBUG"] is False
-    assert made["DATABASES"]["default"]["ENGINE"] == "django.db.backends.sqlite3"
+    assert made["DATABASES"]["default"]["ENGINE"] == "callbacks.sqlite"
     assert made["CALLBACK_MAX_AGE"] == 3600
     assert made["RETRY_SCHEDULE"] == [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400]
     assert made["DINGTALK_OAPI_URL"] == "https://oapi.dingtalk.com"

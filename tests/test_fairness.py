@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from django.db import connection
 
 from callbacks.fairness import DOWN_AFTER, Fairness
 from callbacks.models import Attempt, Delivery
@@ -47,7 +46,6 @@ def test_one_that_hangs_on_every_thread_does_not_keep_the_others_waiting(tmp_pat
 
 
 @rows
-@pytest.mark.skipif(connection.vendor == "sqlite", reason="not held on SQLite, where it may get its whole share")
 def test_one_that_refuses_all_of_a_long_backlog_gets_less_than_its_share(tmp_path: Path) -> None:
     refused(200)
     for _ in range(100):

@@ -366,9 +366,14 @@ sys.stdin.read()
 @contextmanager
 def held_by_another_process(*, exclusively: bool = False) -> Iterator[None]:
     """Let another process hold the write lock, or the whole file so that nobody can even read it."""
-    statements = (
-        ["PRAGMA locking_mode=EXCLUSIVE", "BEGIN EXCLUSIVE"] if exclusively else ["SELECT 1", "BEGIN IMMEDIATE"]
-    )
+    exclusive = ("PRAGMA locking_mode=EXCLUSIVE", "BEGIN EXCLUSIVE")
+    with opened_by_another_process(*(exclusive if exclusively else ("SELECT 1", "BEGIN IMMEDIATE"))):
+        yield
+
+
+@contextmanager
+def opened_by_another_process(*statements: str) -> Iterator[None]:
+    """Let another process run two statements and keep the file open."""
     command = [sys.executable, "-c", HOLD, connection.settings_dict["NAME"], *statements]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -470,6 +475,42 @@ def test_a_read_only_file_refuses_in_time_and_is_written_again_once_it_may_be() 
         assert all_refused([push(2), push(2)], within=IN_TIME)
     assert push(2).status == 200
     assert stored() == ["e1", "e2"]
+
+
+@on_sqlite
+def test_who_only_reads_a_read_only_file_does_not_keep_this_process_from_writing_it_later() -> None:
+    assert push(1).status == 200
+    connection.close()
+    reader = connection.copy()  # as the thread that looks for unattended deliveries keeps one
+    with opened_by_another_process("SELECT 1", "SELECT count(*) FROM callbacks_event"):
+        with read_only(), suppress(OperationalError):
+            reader.cursor().execute("SELECT count(*) FROM callbacks_event").fetchone()
+        assert push(2).status == 200
+    reader.close()
+
+
+WRITE_WITHOUT_END = """
+import sqlite3, sys, time
+file = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
+print("writing", flush=True)
+while True:
+    file.execute("BEGIN IMMEDIATE")
+    time.sleep(0.08)
+    file.execute("COMMIT")
+    time.sleep(0.02)
+"""
+
+
+@on_sqlite
+def test_no_push_is_refused_beside_another_process_that_writes_four_fifths_of_the_time() -> None:
+    command = [sys.executable, "-c", WRITE_WITHOUT_END, connection.settings_dict["NAME"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"writing\n"
+            assert all_stored([push(number) for number in range(30)])
+        finally:
+            process.kill()
 
 
 @contextmanager

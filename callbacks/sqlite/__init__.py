@@ -1,0 +1,1 @@
+"""A Django database backend: SQLite, for whose one write lock all wait alike."""
