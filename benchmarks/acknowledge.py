@@ -30,7 +30,7 @@ from simulator.load import LoadReport, run
 
 ROOT = Path(__file__).resolve().parent.parent
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
-NAME = "dingcallback_bench"
+NAME = f"dingcallback_bench_{os.getpid()}"
 
 
 def free_port() -> int:

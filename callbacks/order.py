@@ -8,12 +8,24 @@ it, and stayed parked for ever. On SQLite the one write lock does the same.
 """
 
 import hashlib
+from itertools import chain
+from typing import Any
 
 from django.db import connection
 from django.db.models import Case, Exists, OuterRef, Q, Subquery, When
 from django.db.models.functions import Coalesce, Now
 
 from callbacks.models import Delivery, DeliveryQuerySet
+
+PARKED_AT_ONCE = 1000
+# In SQL, so that it goes from each subject to its line in `delivery_subject`, whatever a planner knows of the rows.
+BEHIND = """
+    SELECT behind.id FROM (VALUES {first}) AS first CROSS JOIN callbacks_delivery AS behind
+    WHERE behind.destination = %s AND behind.subject = first.column1 AND behind.event_id > first.column2
+    AND behind.state = 'pending' AND NOT (behind.subject = '')
+    AND behind.next_attempt_at IS NOT NULL AND behind.lease_token IS NULL
+    LIMIT %s
+"""
 
 
 def lock(*deliveries: Delivery) -> None:
@@ -36,15 +48,36 @@ def lockable(deliveries: list[Delivery]) -> list[Delivery]:
 
 
 def park_later(deliveries: list[Delivery]) -> set[int]:
-    """Park those that another of their subject goes before; return their ids. Their subjects are locked."""
+    """Park those that another of their subject goes before; return their ids. Their subjects are locked.
+
+    With them go those behind them, up to PARKED_AT_ONCE, which a claim would come upon one by one. All are
+    owed to one destination.
+    """
     rows = Delivery.objects.filter(pk__in=[delivery.pk for delivery in deliveries if delivery.subject])
-    later = set(
-        rows.filter(Exists(_earlier_of_same_subject()) | Exists(_held_of_same_subject())).values_list("pk", flat=True)
-    )
+    waiting = rows.filter(Exists(_earlier_of_same_subject()) | Exists(_held_of_same_subject()))
+    later = set(waiting.values_list("pk", flat=True))
     if later:
-        Delivery.objects.filter(pk__in=later).update(next_attempt_at=None, lease_token=None, leased_until=None)
+        _park(later | _behind([delivery for delivery in deliveries if delivery.pk in later]))
         promote(Delivery.objects.filter(pk__in=later))
     return later
+
+
+def _park(ids: set[int]) -> None:
+    Delivery.objects.filter(pk__in=ids).update(next_attempt_at=None, lease_token=None, leased_until=None)
+
+
+def _behind(later: list[Delivery]) -> set[int]:
+    """Return the ids of deliveries behind these that are not parked and that nobody is at."""
+    first: dict[str, int] = {}
+    for delivery in later:
+        first[delivery.subject] = min(delivery.event_id, first.get(delivery.subject, delivery.event_id))
+    sql = BEHIND.format(first=", ".join(["(%s, CAST(%s AS bigint))"] * len(first)))
+    if connection.vendor == "postgresql":
+        sql += " FOR UPDATE OF behind SKIP LOCKED"
+    parameters: list[Any] = [*chain(*first.items()), later[0].destination, PARKED_AT_ONCE]
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return {pk for (pk,) in cursor.fetchall()}
 
 
 def promote(deliveries: DeliveryQuerySet) -> None:

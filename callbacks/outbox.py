@@ -28,6 +28,8 @@ from callbacks.routing import GiveUp, Handler, RetryLater, router
 logger = logging.getLogger(__name__)
 
 CANDIDATES = 100
+# So long a claim looks for one that need not wait, seconds; the other destinations wait meanwhile.
+PARK_FOR = 0.05
 OVERDUE = timedelta(seconds=60)
 NO_HANDLER_DELAY = timedelta(seconds=300)
 SLOW_ATOMIC = 0.5
@@ -39,7 +41,8 @@ _SECRET_PARAMETER = re.compile(
 def claim(limit: int, destination: str = "") -> list[Delivery]:
     """Take up to `limit` due deliveries under a lease, of one destination or of any, none that waits for its turn.
 
-    Of each destination the longest due first. An attempt left open by a worker that died is closed here; it counted
+    Of each destination the longest due first. Where those all have to wait for their turn, it may return none in spite
+    of due ones behind them; call again then. An attempt left open by a worker that died is closed here; it counted
     when it started, so a handler that takes its process down ends as dead like any other.
     """
     taken: list[Delivery] = []
@@ -53,13 +56,14 @@ def claim(limit: int, destination: str = "") -> list[Delivery]:
 
 def _claim(limit: int, destination: str) -> list[Delivery]:
     rows = Delivery.objects.due().filter(destination=destination).order_by("next_attempt_at", "id")
+    end = time.monotonic() + PARK_FOR
     while True:
         with transaction.atomic():
-            locked = rows.select_for_update(skip_locked=True).only("destination", "subject", "state")
+            locked = rows.select_for_update(skip_locked=True).only("destination", "subject", "event_id")
             candidates = order.lockable(list(locked[: max(limit, CANDIDATES)]))
             parked = order.park_later(candidates)
             taken = _take([each.pk for each in candidates if each.pk not in parked][:limit])
-        if taken or not parked:
+        if taken or not parked or time.monotonic() > end:
             return taken
 
 

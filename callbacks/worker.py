@@ -15,14 +15,13 @@ from queue import Empty, SimpleQueue
 from django.db import Error, close_old_connections, connection
 
 from callbacks import due, outbox, wakeup
-from callbacks.fairness import Fairness
+from callbacks.fairness import SLOW, Fairness
 from callbacks.models import LEASE, Delivery, LeaseLost
 
 logger = logging.getLogger(__name__)
 
 POLL = 0.5
-# An attempt that has run so long holds up no others: its thread is replaced.
-SLOW = 1.0
+AGAIN = 0.02
 AFTER_DATABASE_ERROR = 1.0
 GRACE = 8.0
 
@@ -81,11 +80,11 @@ class Worker:
         logger.info("worker %s carries deliveries, %s at a time", self.name, self._threads)
         try:
             while not self._stop.is_set() and not self._hung():
-                claimed = self._claim(pool, once)
-                if not claimed and not self._running and once:
+                pause = self._claim(pool, once)
+                if pause is None and not self._running and once:
                     break
-                if not claimed or not self._free():
-                    self._wait(POLL)
+                if pause != 0 or not self._free():
+                    self._wait(pause or POLL)
                 self._forget_ended()
             return self._finish()
         finally:
@@ -109,16 +108,19 @@ class Worker:
         now = time.monotonic()
         return [future for future, each in self._running.items() if each.deadline < now and not future.done()]
 
+    def _unfinished(self) -> set[Future[bool | None]]:
+        return {future for future in self._running if not future.done()}
+
     def _free(self) -> int:
-        """Return how many more attempts may be started."""
+        """Return how many more attempts may be started; for each that is slow there may be one more."""
         slow = time.monotonic() - SLOW
         quick = sum(each.began > slow for each in self._running.values())
         return min(self._threads - quick, 2 * self._threads - len(self._running))
 
-    def _claim(self, pool: ThreadPoolExecutor, once: bool) -> bool:
-        """Start due deliveries on the free threads; True where there were any, or the database can't tell."""
+    def _claim(self, pool: ThreadPoolExecutor, once: bool) -> float | None:
+        """Start due deliveries on the free threads; return the seconds until the next look, None where none is due."""
         if not self._free():
-            return True
+            return POLL
         try:
             close_old_connections()
             return self._start_claimed(pool)
@@ -128,23 +130,25 @@ class Worker:
             logger.error("the database refuses claims, trying again in %.0f s: %s", AFTER_DATABASE_ERROR, kind(error))
             connection.close()
             self._stop.wait(AFTER_DATABASE_ERROR)
-            return True
+            return 0
 
-    def _start_claimed(self, pool: ThreadPoolExecutor) -> bool:
-        started = False
+    def _start_claimed(self, pool: ThreadPoolExecutor) -> float | None:
+        pause = None
         for destination, room in self._fairness.deal(due.destinations(), self._free()):
-            for delivery in outbox.claim(min(room, self._free()), destination):
+            claimed = outbox.claim(min(room, self._free()), destination)
+            for delivery in claimed:
                 self._start(pool, delivery)
-                started = True
+            # what is due may have to wait for its turn, or another worker is at it
+            pause = 0 if claimed or pause == 0 else AGAIN
             if not self._free():
                 break
-        return started
+        return pause
 
     def _start(self, pool: ThreadPoolExecutor, delivery: Delivery) -> None:
         now = time.monotonic()
         future = pool.submit(self._attempt, delivery)
         self._running[future] = Attempting(delivery, now, now + outbox.time_limit(delivery))
-        self._fairness.started(delivery.destination)
+        self._fairness.started(delivery.destination, now)
         future.add_done_callback(lambda _: self._wake())
 
     def _attempt(self, delivery: Delivery) -> bool | None:
@@ -162,15 +166,17 @@ class Worker:
     def _forget_ended(self) -> None:
         for future in [future for future in self._running if future.done()]:
             each = self._running.pop(future)
-            self._fairness.ended(each.delivery.destination, future.result(), time.monotonic() - each.began)
+            self._fairness.ended(each.delivery.destination, each.began, future.result())
 
     def _finish(self) -> Ending:
         """Give the running attempts some time, then settle those that hang and give back the others."""
         hung = self._hung()
-        wait([future for future in self._running if future not in hung], GRACE)
-        for future, each in self._running.items():
-            if future.done():
-                continue
+        end = time.monotonic() + GRACE
+        while time.monotonic() < end and (others := self._unfinished() - set(hung)):
+            wait(others, POLL)
+            hung = self._hung()
+        for future in self._unfinished():
+            each = self._running[future]
             try:
                 outbox.time_out(each.delivery) if future in hung else outbox.give_back(each.delivery)
             except (LeaseLost, Error) as error:

@@ -1,5 +1,6 @@
 """A destination that hangs or refuses everything leaves the worker to the others."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,15 +85,24 @@ def test_one_that_hung_has_one_thread_of_the_next_process(tmp_path: Path) -> Non
     assert "as handlers hang" in (tmp_path / "log").read_text()
 
 
+def ends(fairness: Fairness, destination: str, works: bool | None, seconds: float = 0) -> None:
+    began = time.monotonic() - seconds
+    fairness.started(destination, began)
+    fairness.ended(destination, began, works)
+
+
+def runs(fairness: Fairness, destination: str, seconds: float = 0) -> None:
+    fairness.started(destination, time.monotonic() - seconds)
+
+
 def down(fairness: Fairness, destination: str, seconds: float) -> None:
     for _ in range(DOWN_AFTER):
-        fairness.started(destination)
-        fairness.ended(destination, False, seconds)
+        ends(fairness, destination, False, seconds)
 
 
 def test_the_free_threads_are_dealt_in_equal_shares_to_those_with_the_fewest_attempts_first() -> None:
     fairness = Fairness(4)
-    fairness.started("a")
+    runs(fairness, "a")
     assert list(fairness.deal(["a", "b"], 3)) == [("b", 2), ("a", 2)]
     assert list(fairness.deal(["a"], 3)) == [("a", 3)]
     assert list(fairness.deal([], 4)) == []
@@ -101,7 +111,7 @@ def test_the_free_threads_are_dealt_in_equal_shares_to_those_with_the_fewest_att
 def test_one_destination_never_has_more_than_the_threads() -> None:
     fairness = Fairness(2)
     for _ in range(2):
-        fairness.started("slow")
+        runs(fairness, "slow")
     assert list(fairness.deal(["slow", "other"], 2)) == [("other", 1)]
 
 
@@ -110,21 +120,33 @@ def test_one_that_is_down_rests_while_others_wait_and_has_one_thread_else() -> N
     down(fairness, "bad", seconds=10)
     assert list(fairness.deal(["bad", "good"], 4)) == [("good", 4)]
     assert list(fairness.deal(["bad"], 4)) == [("bad", 1)]
-    fairness.started("bad")
+    runs(fairness, "bad")
     assert list(fairness.deal(["bad"], 3)) == []
 
 
 def test_one_that_works_again_is_as_good_as_any() -> None:
     fairness = Fairness(4, down=["bad"])
     assert list(fairness.deal(["bad", "good"], 4)) == [("good", 4)]
-    fairness.started("bad")
-    fairness.ended("bad", True, 0.01)
+    ends(fairness, "bad", True)
     assert list(fairness.deal(["bad", "good"], 4)) == [("bad", 2), ("good", 2)]
+
+
+def test_one_that_may_hang_gets_no_more_threads_while_others_wait() -> None:
+    fairness = Fairness(4)
+    runs(fairness, "hangs", seconds=2)
+    assert list(fairness.deal(["hangs", "good"], 3)) == [("good", 3)]
+    assert list(fairness.deal(["hangs"], 3)) == [("hangs", 3)]
+
+
+def test_one_that_is_slow_but_works_has_its_share() -> None:
+    fairness = Fairness(4)
+    runs(fairness, "slow", seconds=2)
+    ends(fairness, "slow", True, seconds=3)
+    assert list(fairness.deal(["slow", "good"], 3)) == [("good", 2), ("slow", 2)]
 
 
 def test_a_database_that_fails_says_nothing_of_the_destination() -> None:
     fairness = Fairness(4)
     for _ in range(DOWN_AFTER):
-        fairness.started("good")
-        fairness.ended("good", None, 1)
+        ends(fairness, "good", None)
     assert list(fairness.deal(["good"], 4)) == [("good", 4)]

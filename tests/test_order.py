@@ -4,6 +4,7 @@ import random
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -48,6 +49,17 @@ def test_only_the_first_of_a_subject_is_claimed_and_other_subjects_are_not_hinde
     assert second.next_attempt_at is None
     assert order.head(second) == first.pk
     assert claimable() == []
+
+
+def test_a_long_line_behind_a_first_that_is_retried_is_parked_by_one_claim() -> None:
+    first, other = about("u1"), about("u2")
+    for _ in range(outbox.CANDIDATES + 50):
+        about("u1")
+    Delivery.objects.filter(pk=first.pk).update(next_attempt_at=Now() + timedelta(hours=1))
+    assert [each.pk for each in outbox.claim(1)] == [other.pk]
+    behind = Delivery.objects.filter(subject=first.subject).exclude(pk=first.pk)
+    assert not behind.exclude(next_attempt_at=None).exists()
+    assert order.head(behind.latest("id")) == first.pk
 
 
 def test_what_has_no_subject_has_no_order() -> None:
