@@ -29,7 +29,7 @@ FLOORS = {
         "admin apps checks management.*",
     ],
     "simulator": [
-        "callback_api control dingtalk failed faults instances load messages options pushing receiver samples sealing "
+        "callback_api control dingtalk failed faults instances limits listing load messages options pushing receiver samples sealing "
         "server simulation styles tokens",
         "demo demo_* management.*",
     ],
