@@ -224,6 +224,23 @@ class Duty(models.Model):
         return f"{self.name} until {self.leased_until}" if self.leased_until else f"{self.name} by nobody"
 
 
+class Lapse(models.Model):
+    """The one row that says when pushes may have gone unheard, since somebody last made up for it; null: never."""
+
+    first_at = models.DateTimeField(null=True)
+    last_at = models.DateTimeField(null=True)
+
+    class Meta:
+        """Names; nobody has a permission about it."""
+
+        verbose_name = _("lapse")
+        verbose_name_plural = _("lapses")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.first_at} to {self.last_at}" if self.first_at else "none"
+
+
 class Horizon(models.Model):
     """The one row that says since when events are complete: of what came before, some may be pruned."""
 

@@ -16,6 +16,7 @@ from callbacks.inbox import receive
 from callbacks.models import Event
 from callbacks.payload import MalformedPayload, Payload, read
 from callbacks.pruning import horizon
+from registrar import calls, schedule
 from registrar.client import DingTalkClient
 from registrar.errors import BrokenAnswer, ListHeld
 from registrar.failed_entries import Entry, event_time, read_page
@@ -36,26 +37,49 @@ class Imported(NamedTuple):
     has_more: bool
 
 
-def read_failed_list(client: DingTalkClient) -> Generator[Imported, None, None]:
+def read_failed_list(
+    client: DingTalkClient, due: Callable[[], bool] = lambda: True, spare: bool = False
+) -> Generator[Imported, None, None]:
     """Import what earlier readers left, then read page after page until DingTalk has no more; yield each when done.
 
-    Raises ListHeld where another reader is at it, BrokenAnswer after a page that broke off, and what the client raises.
+    Reads nothing where it is not `due` once nobody else reads. `spare`: raises QuotaSpared rather than take what is
+    left of the month's calls. Raises ListHeld where another reader is at it, BrokenAnswer after a page that broke off,
+    and what the client raises.
     """
     with _sole_reader() as renew:
-        for left in FailedPage.objects.not_imported():
-            yield _import(left, renew)
-        has_more = True
-        while has_more:
-            raw_answer = client.failed_callbacks()
-            # PostgreSQL's text holds no NUL, and valid JSON has none
-            page = FailedPage.objects.create(raw_answer=raw_answer.replace("\x00", "\ufffd"))
-            renew()
-            imported = _import(page, renew)
+        if not due():
+            return
+        schedule.begin()
+        new = 0
+        for imported in _pages(client, renew, spare):
+            new += imported.new
             yield imported
-            if page.error:
-                step = f"what came is kept in failed list page {page.pk}; run `manage.py dingtalk failed` again"
-                raise BrokenAnswer("", "", page.error, step)
-            has_more = imported.has_more
+        schedule.succeeded(new)
+
+
+def reimport(page: FailedPage) -> Imported:
+    """Make events of a kept page's entries once more; those that are events already stay as they are."""
+    with _sole_reader() as renew:
+        return _import(page, renew)
+
+
+def _pages(client: DingTalkClient, renew: Callable[[], None], spare: bool) -> Iterator[Imported]:
+    for left in FailedPage.objects.not_imported():
+        yield _import(left, renew)
+    has_more = True
+    while has_more:
+        if spare:
+            calls.require_spare()
+        raw_answer = client.failed_callbacks()
+        # PostgreSQL's text holds no NUL, and valid JSON has none
+        page = FailedPage.objects.create(raw_answer=raw_answer.replace("\x00", "\ufffd"))
+        renew()
+        imported = _import(page, renew)
+        yield imported
+        if page.error:
+            step = f"what came is kept in failed list page {page.pk}; run `manage.py dingtalk failed` again"
+            raise BrokenAnswer("", "", page.error, step)
+        has_more = imported.has_more
 
 
 @contextmanager
@@ -77,7 +101,7 @@ def unreadable_entries(page: FailedPage) -> list[Any]:
 def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
     """Make events of a page's entries; doing it again adds nothing, as an entry's identity hangs on its place.
 
-    An entry from before the horizon counts as known: its event may have been here and been pruned.
+    An entry from before the horizon counts as known.
     """
     answer = read_page(page.raw_answer)
     complete_since = horizon()
@@ -88,7 +112,7 @@ def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
         payload = _payload(entry, salt=f"failed_list:{page.pk}:{position}")
         if payload is None:
             unreadable += 1
-        elif not _is_older(entry, complete_since) and _store(payload):
+        elif not _is_older(page, entry, complete_since) and _store(payload):
             new += 1
         else:
             known += 1
@@ -99,9 +123,18 @@ def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
     return Imported(page, new, known, answer.has_more)
 
 
-def _is_older(entry: Entry, complete_since: datetime | None) -> bool:
+def _is_older(page: FailedPage, entry: Entry, complete_since: datetime | None) -> bool:
+    """Tell whether an entry's event may have been here and been pruned.
+
+    One without a time may be as old as the list remembers; only where its page was imported before, for then it was
+    stored then.
+    """
+    if complete_since is None:
+        return False
     moment = event_time(entry)
-    return complete_since is not None and moment is not None and moment < complete_since
+    if moment is None:
+        return page.imported_at is not None and page.read_at - REMEMBERED < complete_since
+    return moment < complete_since
 
 
 def needed_since() -> datetime | None:
