@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 # An answer slower than this (seconds) may have come too late for DingTalk, which waits 1.5 s.
 LATE = 1.0
-AT_MOST_EVERY = 10.0
+AT_MOST_EVERY = 3.0
 
 _noted = threading.Event()
 

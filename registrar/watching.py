@@ -33,6 +33,7 @@ def chore(done: threading.Event) -> None:
     """Watch as FAILED_LIST_WATCH says; for workers."""
     if settings.FAILED_LIST_WATCH:
         watch(settings.FAILED_LIST_WATCH, done)
+        connection.close()
 
 
 def watch(interval: int, done: threading.Event, say: Say = logger.log) -> None:
@@ -41,16 +42,17 @@ def watch(interval: int, done: threading.Event, say: Say = logger.log) -> None:
     while not done.is_set():
         try:
             close_old_connections()
-            if schedule.due(interval):
-                _read(interval, done, say)
+            look(interval, done, say)
         except Error as error:
             say(logging.ERROR, f"the failed list is not read, as the database refuses: {kind(error)}")
             connection.close()
         done.wait(LOOK_EVERY)
-    connection.close()
 
 
-def _read(interval: int, done: threading.Event, say: Say) -> None:
+def look(interval: int, done: threading.Event, say: Say = logger.log) -> None:
+    """Read the list if it is time, until `done`; django.db.Error where the database fails."""
+    if not schedule.due(interval):
+        return
     pages = []
     try:
         client = DingTalkClient.from_settings()
