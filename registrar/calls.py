@@ -44,6 +44,7 @@ POSTGRESQL_NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _lock = threading.Lock()
 _uncounted: Counter[tuple[str, str]] = Counter()
 _slots: dict[str, float] = {}
+_made: Counter[str] = Counter()
 
 
 @contextmanager
@@ -56,12 +57,20 @@ def calling(api: str) -> Iterator[None]:
     if wait is None:
         raise _still_punished(api)
     time.sleep(wait)
+    with _lock:
+        _made[api] += 1
     try:
         yield
     except Throttled as error:
         if error.until > time.time():
             _penalise(api, error.until - time.time() + 1)
         raise
+
+
+def made() -> int:
+    """Return how many calls this process has made."""
+    with _lock:
+        return _made.total()
 
 
 def used(month: str = "") -> int:
@@ -72,18 +81,18 @@ def used(month: str = "") -> int:
     return ApiCalls.objects.filter(month=month).total() + waiting
 
 
+def spared() -> bool:
+    """Tell whether what is left of the month's calls is for approval instances."""
+    return used() * 100 >= settings.DINGTALK_MONTHLY_CALLS * (100 - SPARED_PERCENT)
+
+
 def require_spare() -> None:
     """Raise QuotaSpared where what is left of the month's calls is for approval instances."""
-    most = settings.DINGTALK_MONTHLY_CALLS
-    count = used()
-    if count * 100 >= most * (100 - SPARED_PERCENT):
-        raise QuotaSpared(
-            "",
-            "",
-            f"{count} of this month's {most} API calls are used, and the last {SPARED_PERCENT} % are for approval "
-            "instances",
-            "wait for the next month, or set DINGTALK_MONTHLY_CALLS to what your organisation has",
-        )
+    if spared():
+        cause = f"{used()} of this month's {settings.DINGTALK_MONTHLY_CALLS} API calls are used"
+        rest = f"the last {SPARED_PERCENT} % are for approval instances"
+        step = "wait for the next month, or set DINGTALK_MONTHLY_CALLS to what your organisation has"
+        raise QuotaSpared("", "", f"{cause}, and {rest}", step)
 
 
 def this_month() -> str:

@@ -155,4 +155,13 @@ def _payload(entry: Entry, salt: str) -> Payload | None:
 
 def _store(payload: Payload) -> bool:
     """Store an entry's event and tell whether it is new; a question whether the address works is no event."""
-    return not payload.is_validation and receive(payload, source=Event.Source.FAILED_LIST).is_new
+    if payload.is_validation or _is_reconciled(payload):
+        return False
+    return receive(payload, source=Event.Source.FAILED_LIST).is_new
+
+
+def _is_reconciled(payload: Payload) -> bool:
+    """Tell whether `reconcile` made the event, maybe under another identity: the new API tells it no seconds."""
+    change = payload.data.get("type")
+    made = Event.objects.filter(subject=payload.subject, source=Event.Source.RECONCILE, payload__type=change)
+    return bool(payload.subject and change) and made.filter(event_type=payload.event_type).exists()

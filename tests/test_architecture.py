@@ -23,7 +23,7 @@ FLOORS = {
         "watch web worker templatetags.* management.*",
     ],
     "registrar": [
-        "addresses catalogue errors failed_entries instances keys protocol",
+        "addresses catalogue errors failed_entries instances keys protocol steps",
         "calls client models transport migrations.*",
         "doctor failed_list push reconcile registration schedule watching",
         "admin apps checks management.*",

@@ -1,6 +1,7 @@
 """Watching the failed list: when it is read, by whom of many, and what holds it off."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from django.db.models import F
 from django.utils import timezone
 
@@ -16,7 +18,9 @@ from callbacks import duty, lapse
 from callbacks.models import Event, Lapse
 from registrar import calls, schedule, watching
 from registrar.client import DingTalkClient
+from registrar.failed_list import read_failed_list
 from registrar.models import ApiCalls, FailedListWatch
+from registrar.protocol import CHINA
 from simulator.server import Options, Simulator
 from tests import processes
 from tests.owed import in_threads
@@ -119,7 +123,7 @@ def test_lapses_that_turn_out_to_be_none_eat_ever_less_of_the_month(simulator: S
 
 @pytest.mark.django_db
 def test_a_reading_by_hand_counts_for_those_who_watch(simulator: Simulator) -> None:
-    list(watching.read_failed_list(DingTalkClient.from_settings()))
+    list(read_failed_list(DingTalkClient.from_settings()))
     assert look() == []
     assert readings(simulator) == 1
 
@@ -161,7 +165,7 @@ def test_a_month_that_is_used_up_stops_it_until_the_next(simulator: Simulator) -
     state = FailedListWatch.objects.get()
     assert state.not_before is not None
     assert state.not_before > timezone.now()
-    assert state.not_before.astimezone(calls.CHINA).strftime("%d %H:%M") == "01 00:05"
+    assert state.not_before.astimezone(CHINA).strftime("%d %H:%M") == "01 00:05"
 
 
 @pytest.mark.django_db
@@ -230,7 +234,7 @@ def test_workers_watch_where_the_setting_says_so_and_only_one_reads(simulator: S
 def test_the_verb_watches_until_it_is_told_to_stop(simulator: Simulator, tmp_path: Path) -> None:
     add(simulator)
     log = tmp_path / "log"
-    command = [processes.sys.executable, "manage.py", "dingtalk", "failed", "--watch"]
+    command = [sys.executable, "manage.py", "dingtalk", "failed", "--watch"]
     with processes._running(log, command, **service(simulator)) as process:
         processes.wait_until(lambda: "failed list read: new events 1" in log.read_text())
         process.send_signal(signal.SIGTERM)
@@ -246,7 +250,7 @@ def test_a_start_and_an_answer_that_is_no_200_are_noted_by_the_web_server(tmp_pa
         processes.wait_until(lambda: Lapse.objects.exclude(first_at=None).exists())
         Lapse.objects.update(first_at=None, last_at=None)
         processes.wait_until_up(port)
-        answer = processes.requests.post(f"http://127.0.0.1:{port}/dingtalk/callback/", data=b"rubbish", timeout=5)
+        answer = requests.post(f"http://127.0.0.1:{port}/dingtalk/callback/", data=b"rubbish", timeout=5)
         assert answer.status_code == 400
         began = time.monotonic()
         processes.wait_until(lambda: Lapse.objects.exclude(first_at=None).exists())
