@@ -1,6 +1,6 @@
 """When the failed list is to be read: every so often, once after each lapse, and later after each failure."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from django.db import transaction
 from django.db.models import F, Q
@@ -47,11 +47,10 @@ def succeeded(new: int) -> None:
         lapse.made_up_for(AFTER_LAPSE)
 
 
-def failed(interval: int, at_least: timedelta = timedelta(0)) -> datetime:
-    """Record that the list could not be read, and return when it is tried again: later after each failure."""
+def failed(interval: int, at_least: timedelta = timedelta(0)) -> timedelta:
+    """Record that the list could not be read, and return how long it is left alone: longer after each failure."""
     failures = FailedListWatch.objects.values_list("failures", flat=True).get(pk=1)
-    wait = min(AFTER_FAILURE * 2 ** min(max(failures - 1, 0), 20), timedelta(seconds=interval))
-    FailedListWatch.objects.update(not_before=Now() + max(wait, at_least))
-    moment = FailedListWatch.objects.values_list("not_before", flat=True).get(pk=1)
-    assert moment is not None  # noqa: S101 - written above
-    return moment
+    doublings = min(max(failures - 1, 0), 20)
+    wait = max(min(AFTER_FAILURE * 2.0**doublings, timedelta(seconds=interval)), at_least)
+    FailedListWatch.objects.update(not_before=Now() + wait)
+    return wait

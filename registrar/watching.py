@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import Error, close_old_connections, connection
-from django.utils.timezone import localtime
 
 from callbacks.worker import kind
 from registrar import schedule
@@ -64,8 +63,10 @@ def look(interval: int, done: threading.Event, say: Say = logger.log) -> None:
     except ListHeld:
         return  # whoever reads it reads it for all
     except DingTalkError as error:
-        again = schedule.failed(interval, _penalty(error))
-        say(logging.ERROR, f"the failed list is not read: {error} (next try {localtime(again):%Y-%m-%d %H:%M:%S})")
+        wait = schedule.failed(interval, _penalty(error))
+        say(
+            logging.ERROR, f"the failed list is not read: {error} (next try in {wait.total_seconds() / 60:.0f} minutes)"
+        )
         return
     if pages:
         new, known = sum(page.new for page in pages), sum(page.known for page in pages)
