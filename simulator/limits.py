@@ -47,8 +47,9 @@ class Limits:
             return self._punish(path, time.time())
 
     def _punish(self, path: str, now: float) -> ApiError:
-        end = max(self._punished_until.get(path, 0.0), float(math.ceil(now + self._options.penalty_seconds)))
-        self._punished_until[path] = end
+        end = self._punished_until.get(path, 0.0)
+        if end <= now:
+            end = self._punished_until[path] = float(math.ceil(now + self._options.penalty_seconds))
         api = "dingtalk.oapi." + path.strip("/").replace("/", ".")
         words = {"since": _clock(now - 1), "until": _clock(now), "count": self._options.calls_per_second or 20}
         text = _TOO_OFTEN.format(api=api, end=_clock(end), **words)
