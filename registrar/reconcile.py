@@ -145,7 +145,8 @@ def _fill(client: DingTalkClient, plan: Plan, gap: Gap, outcome: Outcome, stop: 
         return
     known = _known(plan, [gap.instance_id])[gap.instance_id]
     for step in steps(instance, gap.instance_id, gap.process_code, plan.corp_id):
-        if step.type in known or (step.type in ENDS and known & ENDS) or not _is_wanted(plan, step):
+        is_lacking = not known & ENDS if step.type in ENDS else gap.lacks_start and START not in known
+        if not is_lacking or not _is_wanted(plan, step):
             continue
         if not step.is_exact and step.at > (timezone.now() - PUSH_MAY_COME).timestamp() * 1000:
             outcome.too_young += 1
