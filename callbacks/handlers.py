@@ -4,6 +4,7 @@ The one module of this app that may ask DingTalk for something.
 """
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -15,9 +16,9 @@ from django.utils.translation import gettext, gettext_noop, override
 
 from callbacks.models import Delivery, Event
 from callbacks.payload import Fields
-from callbacks.routing import router
+from callbacks.routing import RetryLater, router
 from registrar.client import DingTalkClient
-from registrar.errors import InstanceUnknown
+from registrar.errors import InstanceUnknown, Throttled
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,10 @@ def bpms_instance_change(event: Event, delivery: Delivery) -> dict[str, Any] | N
             delivery.keep(DingTalkClient.from_settings().process_instance(instance_id))
         except InstanceUnknown:
             return {**_record(event, "staffId"), "recorded": _words(UNKNOWN)}
+        except Throttled as error:
+            if error.until:  # DingTalk has named the moment
+                raise RetryLater(max(error.until - time.time(), 1), str(error)) from error
+            raise
     hook: Callable[[str, dict[str, Any]], object] = import_string(settings.WORK_ORDER_HANDLER)
     hook(instance_id, delivery.result or {})
     return None

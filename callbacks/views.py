@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.request import UnreadablePostError
 from django.views.decorators.csrf import csrf_exempt
 
-from callbacks import wakeup
+from callbacks import lapse, wakeup
 from callbacks.credentials import keyring
 from callbacks.deadline import in_time
 from callbacks.dingcrypto import MalformedRequest, RefusedPush
@@ -47,6 +47,14 @@ def callback(request: HttpRequest) -> HttpResponse:
         return JsonResponse({"code": 200, "msg": "ok"})
     if request.method != "POST":
         return _answer(405, "use POST (DingTalk's pushes) or GET", headers={"Allow": "GET, HEAD, POST"})
+    began = time.monotonic()
+    answer = _acknowledge(request)
+    if answer.status_code != 200 or time.monotonic() - began > lapse.LATE:
+        lapse.note()
+    return answer
+
+
+def _acknowledge(request: HttpRequest) -> HttpResponse:
     try:
         opened = keyring().open(_query(request), _encrypt_field(request), time.time())
         payload = read(opened.text, salt=f"{opened.timestamp}:{opened.nonce}")

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 
 from django.db import Error, close_old_connections, connection
 
-from callbacks import due, outbox, wakeup
+from callbacks import chores, due, outbox, wakeup
 from callbacks.fairness import SLOW, Fairness
 from callbacks.models import LEASE, Delivery, LeaseLost
 
@@ -76,6 +76,8 @@ class Worker:
             keepers.append(threading.Thread(target=wakeup.listen, args=(self._wake, done), name="listen", daemon=True))
         for keeper in keepers:
             keeper.start()
+        enough = threading.Event()
+        beside = [] if once else chores.start(enough)
         pool = ThreadPoolExecutor(2 * self._threads, thread_name_prefix="attempt")
         logger.info("worker %s carries deliveries, %s at a time", self.name, self._threads)
         try:
@@ -86,9 +88,14 @@ class Worker:
                 if pause != 0 or not self._free():
                     self._wait(pause or POLL)
                 self._forget_ended()
+            enough.set()  # what is done beside ends while the attempts do
             return self._finish()
         finally:
+            enough.set()
             done.set()
+            ends = time.monotonic() + GRACE
+            for chore in beside:
+                chore.join(max(ends - time.monotonic(), 0))
             for keeper in keepers:
                 keeper.join(2.0)  # one may hang on a stalled database; the process ends without it
             pool.shutdown(wait=False)

@@ -52,6 +52,8 @@ DINGTALK_OAPI_URL = env.text("DINGTALK_OAPI_URL", "https://oapi.dingtalk.com").r
 DINGTALK_API_URL = env.text("DINGTALK_API_URL", "https://api.dingtalk.com").rstrip("/")
 DINGTALK_WORKFLOW_API = env.choice("DINGTALK_WORKFLOW_API", "auto", ["auto", "topapi", "v1.0"])
 DINGTALK_MONTHLY_CALLS = env.integer("DINGTALK_MONTHLY_CALLS", 5000, minimum=1)
+DINGTALK_CALLS_PER_SECOND = env.integer("DINGTALK_CALLS_PER_SECOND", 20)
+FAILED_LIST_WATCH = env.integer("FAILED_LIST_WATCH", 0)
 
 # The callback and what becomes of its events
 

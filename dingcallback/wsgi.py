@@ -16,8 +16,9 @@ if _errors:
         sys.stderr.write(f"{_message.id}: {' '.join(filter(None, [_message.msg, _message.hint]))}\n")
     sys.exit(1)
 
-from callbacks import middleware, wakeup, watch  # noqa: E402 - needs the apps that get_wsgi_application loads
+from callbacks import lapse, middleware, wakeup, watch  # noqa: E402 - needs the apps that get_wsgi_application loads
 
 application = middleware.forget_charset(_application)
 watch.start()
+lapse.start()
 wakeup.start()

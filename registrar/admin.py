@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from callbacks import admin_lists, display
 from callbacks.admin_facts import FactAdmin
 from registrar.failed_list import unreadable_entries
-from registrar.models import FailedPage
+from registrar.models import ApiCalls, FailedPage
 
 
 class ReadDayFilter(admin_lists.DayFilter):
@@ -81,3 +81,12 @@ class FailedPageAdmin(FactAdmin):
             return display.pretty(json.loads(page.raw_answer))
         except (ValueError, RecursionError):
             return display.preformatted(page.raw_answer)
+
+
+@admin.register(ApiCalls)
+class ApiCallsAdmin(FactAdmin):
+    """How often DingTalk's APIs were called, by month."""
+
+    list_display = ("month", "api", "calls")
+    list_filter = ("month",)
+    fields = ("month", "api", "calls")

@@ -11,5 +11,8 @@ class RegistrarConfig(AppConfig):
     verbose_name = _("DingTalk registration")
 
     def ready(self) -> None:
-        """Register system checks."""
-        from registrar import checks  # noqa: F401, PLC0415 - checks register when imported, after models are ready
+        """Register system checks, and what workers do for this app."""
+        from callbacks import chores  # noqa: PLC0415 - its models are ready now
+        from registrar import checks, watching  # noqa: F401, PLC0415 - checks register when imported
+
+        chores.add(watching.chore)

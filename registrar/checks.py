@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
 from registrar.addresses import malformed
+from registrar.schedule import LEAST_INTERVAL
 
 _TAG = re.compile(r"[A-Za-z0-9_]{1,128}")
 
@@ -35,6 +36,15 @@ def check_tags(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[C
         for tag in settings.DINGTALK_CALLBACK_TAGS
         if not _TAG.fullmatch(tag)
     ]
+
+
+@register()
+def check_watch(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Report a FAILED_LIST_WATCH that would eat the month's calls."""
+    if settings.FAILED_LIST_WATCH and settings.FAILED_LIST_WATCH < LEAST_INTERVAL:
+        problem = f"is {settings.FAILED_LIST_WATCH}: set it to at least {LEAST_INTERVAL} seconds, or to 0 for none"
+        return [Error(f"FAILED_LIST_WATCH {problem}", id="registrar.E005")]
+    return []
 
 
 def _address_errors(name: str, example: str, check_id: str) -> Iterator[CheckMessage]:

@@ -2,13 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from django.conf import settings
 
+from registrar.calls import calling
 from registrar.errors import (
     BrokenAnswer,
     InstanceUnknown,
@@ -26,6 +27,10 @@ READ_TIMEOUT = 10.0
 VALIDATION_TIMEOUT = 20.0
 # How long before its end a token is renewed, in seconds.
 TOKEN_MARGIN = 300.0
+
+LIST_IDS = "/topapi/processinstance/listids"
+LIST_IDS_V1 = "/v1.0/workflow/processes/instanceIds/query"
+IDS_A_PAGE = 20  # DingTalk's most
 
 Answer = TypeVar("Answer")
 Field = TypeVar("Field")
@@ -74,7 +79,8 @@ class DingTalkClient:
         with shared.lock:
             if not shared.token or time.monotonic() >= shared.renew_at:
                 query = {"appkey": self.app_key, "appsecret": self.app_secret}
-                data = decipher(*exchange("GET", f"{self.oapi_url}/gettoken", query, self.timeout))
+                with calling("/gettoken"):
+                    data = decipher(*exchange("GET", f"{self.oapi_url}/gettoken", query, self.timeout))
                 lifetime = float(data.get("expires_in") or 7200)
                 shared.token = _required(data, "access_token", str)
                 shared.renew_at = time.monotonic() + max(lifetime - TOKEN_MARGIN, lifetime / 2)
@@ -105,10 +111,11 @@ class DingTalkClient:
         path = "/call_back/get_call_back_failed_result"
 
         def ask(token: str) -> str:
-            status, body = exchange("GET", self.oapi_url + path, {"access_token": token}, self.timeout)
-            # whatever is no refusal may hold entries, and exists nowhere else any more
-            with suppress(BrokenAnswer):
-                decipher(status, body)
+            with calling(path):
+                status, body = exchange("GET", self.oapi_url + path, {"access_token": token}, self.timeout)
+                # whatever is no refusal may hold entries, and exists nowhere else any more
+                with suppress(BrokenAnswer):
+                    decipher(status, body)
             return body.decode("utf-8", "replace")
 
         return self._with_token(ask)
@@ -126,28 +133,61 @@ class DingTalkClient:
                 raise
             raise InstanceUnknown(error.code, error.words, "DingTalk doesn't know this approval instance") from None
 
+    def instance_ids(
+        self, process_code: str, since: int, until: int, cursor: int = 0, statuses: tuple[str, ...] = ()
+    ) -> tuple[list[str], int]:
+        """Return at most 20 ids of a template's instances that began from `since` to `until` (ms), and the next cursor.
+
+        The cursor is 0 where there are no more. `statuses` narrows the list where `lists_statuses`. DingTalk refuses
+        more than 120 days at once, and a `since` a year ago or earlier.
+        """
+        if not self._uses_v1():
+            with self._falling_to_v1():
+                body = {"process_code": process_code, "start_time": since, "end_time": until}
+                data = self._oapi("POST", LIST_IDS, {**body, "cursor": cursor, "size": IDS_A_PAGE})
+                return _ids_and_cursor(data, "next_cursor")
+        body = {"processCode": process_code, "startTime": since, "endTime": until, "nextToken": cursor}
+        more = {"statuses": list(statuses)} if statuses else {}
+        data = self._v1("POST", LIST_IDS_V1, json={**body, "maxResults": IDS_A_PAGE, **more})
+        return _ids_and_cursor(data, "nextToken")
+
+    @property
+    def lists_statuses(self) -> bool:
+        """Tell whether lists of instances can be narrowed by status, as far as is known before one was asked for."""
+        return self._uses_v1()
+
     def _instance(self, process_instance_id: str) -> dict[str, Any]:
-        shared = self._state()
-        if self.workflow_api == "v1.0" or (self.workflow_api == "auto" and shared.topapi_refused):
-            return self._instance_v1(process_instance_id)
+        if not self._uses_v1():
+            with self._falling_to_v1():
+                data = self._oapi("POST", "/topapi/processinstance/get", {"process_instance_id": process_instance_id})
+                return _required(data, "process_instance", dict)
+        query = {"processInstanceId": process_instance_id}
+        return old_shape(_required(self._v1("GET", "/v1.0/workflow/processInstances", query), "result", dict))
+
+    def _uses_v1(self) -> bool:
+        return self.workflow_api == "v1.0" or (self.workflow_api == "auto" and self._state().topapi_refused)
+
+    @contextmanager
+    def _falling_to_v1(self) -> Iterator[None]:
+        """Let a permission that the old API lacks end the block quietly, where the new one may be asked instead."""
         try:
-            body = {"process_instance_id": process_instance_id}
-            data = self._oapi("POST", "/topapi/processinstance/get", body)
-            return _required(data, "process_instance", dict)
+            yield
         except PermissionMissing:
             if self.workflow_api == "topapi":
                 raise
             # New apps can't be granted the old permission: no use in asking again in this process.
-            shared.topapi_refused = True
-        return self._instance_v1(process_instance_id)
+            self._state().topapi_refused = True
 
-    def _instance_v1(self, process_instance_id: str) -> dict[str, Any]:
+    def _v1(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, json: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         def ask(token: str) -> dict[str, Any]:
-            url = f"{self.api_url}/v1.0/workflow/processInstances"
-            query, headers = {"processInstanceId": process_instance_id}, {"x-acs-dingtalk-access-token": token}
-            return decipher(*exchange("GET", url, query, self.timeout, headers=headers))
+            headers = {"x-acs-dingtalk-access-token": token}
+            with calling(path):
+                answer = exchange(method, self.api_url + path, query or {}, self.timeout, json=json, headers=headers)
+                return decipher(*answer)
 
-        return old_shape(_required(self._with_token(ask), "result", dict))
+        return self._with_token(ask)
 
     def _submit(self, path: str, url: str, tags: list[str], token: str, aes_key: str) -> None:
         body = {"call_back_tag": tags, "token": token, "aes_key": aes_key, "url": url}
@@ -158,7 +198,8 @@ class DingTalkClient:
     ) -> dict[str, Any]:
         def ask(token: str) -> dict[str, Any]:
             timeout = patience or self.timeout
-            return decipher(*exchange(method, self.oapi_url + path, {"access_token": token}, timeout, json=body))
+            with calling(path):
+                return decipher(*exchange(method, self.oapi_url + path, {"access_token": token}, timeout, json=body))
 
         return self._with_token(ask)
 
@@ -192,3 +233,11 @@ def _required(data: dict[str, Any], name: str, kind: type[Field]) -> Field:
     if not isinstance(value, kind):
         raise BrokenAnswer("", "", f"DingTalk's answer has no `{name}`", "ask again")
     return value
+
+
+def _ids_and_cursor(data: dict[str, Any], cursor_name: str) -> tuple[list[str], int]:
+    result = _required(data, "result", dict)
+    cursor = str(result.get(cursor_name) or "0")
+    if not cursor.isdecimal():
+        raise BrokenAnswer("", "", f"DingTalk's answer has an odd `{cursor_name}`", "ask again")
+    return [str(key) for key in result.get("list") or []], int(cursor)

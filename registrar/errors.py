@@ -44,6 +44,14 @@ class Refused(DingTalkError):
     """A final answer: asking again changes nothing until somebody mends the cause."""
 
 
+class QuotaUsedUp(Refused):
+    """The organisation's calls of this month are used up: nothing is answered until the next month or a package."""
+
+
+class QuotaSpared(DingTalkError):
+    """So many of the month's calls are used that the rest is left to approval instances; nothing was asked."""
+
+
 class TemporaryFailure(DingTalkError):
     """Nothing is wrong with the request: ask again later."""
 
@@ -51,7 +59,12 @@ class TemporaryFailure(DingTalkError):
 
 
 class Throttled(TemporaryFailure):
-    """Too many calls in a short time: wait before asking again."""
+    """Too many calls in a short time: wait before asking again.
+
+    `until`: when the penalty ends (seconds since the epoch), as DingTalk names it; 0 where it doesn't.
+    """
+
+    until = 0.0
 
 
 class NotReached(TemporaryFailure):

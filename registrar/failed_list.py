@@ -5,25 +5,24 @@ this midway, the next call first imports the pages that are left, then goes on.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
-from uuid import uuid4
 
-from django.db import Error
-from django.db.models import Q
-from django.db.models.functions import Now
 from django.utils import timezone
 
+from callbacks import duty
 from callbacks.inbox import receive
 from callbacks.models import Event
 from callbacks.payload import MalformedPayload, Payload, read
 from callbacks.pruning import horizon
+from registrar import calls, schedule
 from registrar.client import DingTalkClient
 from registrar.errors import BrokenAnswer, ListHeld
 from registrar.failed_entries import Entry, event_time, read_page
-from registrar.models import FailedListReader, FailedPage
+from registrar.models import FailedPage
 
+DUTY = "failed_list"
 LEASE = timedelta(seconds=45)
 RENEW_EVERY = 50  # entries
 REMEMBERED = timedelta(days=8)  # DingTalk's list remembers seven, and its clock may differ from ours
@@ -38,47 +37,60 @@ class Imported(NamedTuple):
     has_more: bool
 
 
-def read_failed_list(client: DingTalkClient) -> Generator[Imported, None, None]:
+def read_failed_list(
+    client: DingTalkClient, due: Callable[[], bool] = lambda: True, spare: bool = False
+) -> Generator[Imported, None, None]:
     """Import what earlier readers left, then read page after page until DingTalk has no more; yield each when done.
 
-    Raises ListHeld where another reader is at it, BrokenAnswer after a page that broke off, and what the client raises.
+    Reads nothing where it is not `due` once nobody else reads. `spare`: raises QuotaSpared rather than take what is
+    left of the month's calls. Raises ListHeld where another reader is at it, BrokenAnswer after a page that broke off,
+    and what the client raises.
     """
     with _sole_reader() as renew:
-        for left in FailedPage.objects.not_imported():
-            yield _import(left, renew)
-        has_more = True
-        while has_more:
-            raw_answer = client.failed_callbacks()
-            # PostgreSQL's text holds no NUL, and valid JSON has none
-            page = FailedPage.objects.create(raw_answer=raw_answer.replace("\x00", "\ufffd"))
-            renew()
-            imported = _import(page, renew)
+        if not due():
+            return
+        schedule.begin()
+        new = 0
+        for imported in _pages(client, renew, spare):
+            new += imported.new
             yield imported
-            if page.error:
-                step = f"what came is kept in failed list page {page.pk}; run `manage.py dingtalk failed` again"
-                raise BrokenAnswer("", "", page.error, step)
-            has_more = imported.has_more
+        schedule.succeeded(new)
+
+
+def reimport(page: FailedPage) -> Imported:
+    """Make events of a kept page's entries once more; those that are events already stay as they are."""
+    with _sole_reader() as renew:
+        return _import(page, renew)
+
+
+def _pages(client: DingTalkClient, renew: Callable[[], None], spare: bool) -> Iterator[Imported]:
+    for left in FailedPage.objects.not_imported():
+        yield _import(left, renew)
+    has_more = True
+    while has_more:
+        if spare:
+            calls.require_spare()
+        raw_answer = client.failed_callbacks()
+        # PostgreSQL's text holds no NUL, and valid JSON has none
+        page = FailedPage.objects.create(raw_answer=raw_answer.replace("\x00", "\ufffd"))
+        renew()
+        imported = _import(page, renew)
+        yield imported
+        if page.error:
+            step = f"what came is kept in failed list page {page.pk}; run `manage.py dingtalk failed` again"
+            raise BrokenAnswer("", "", page.error, step)
+        has_more = imported.has_more
 
 
 @contextmanager
 def _sole_reader() -> Iterator[Callable[[], None]]:
     """Hold the one lease and give the means to renew it; that of a reader that died runs out by itself."""
-    FailedListReader.objects.get_or_create(pk=1)
-    token = uuid4()
-    free = FailedListReader.objects.filter(Q(leased_until=None) | Q(leased_until__lte=Now()), pk=1)
-    if not free.update(lease_token=token, leased_until=Now() + LEASE):
-        raise ListHeld("", "", "another reader is at the failed list", "wait for it; if it died, try again in a minute")
-    held = FailedListReader.objects.filter(pk=1, lease_token=token)
-
-    def renew() -> None:
-        if not held.update(leased_until=Now() + LEASE):
-            raise ListHeld("", "", "another reader took the failed list over", "nothing is lost; run this again")
-
     try:
-        yield renew
-    finally:
-        with suppress(Error):
-            held.update(lease_token=None, leased_until=None)
+        with duty.hold(DUTY, LEASE) as renew:
+            yield renew
+    except duty.DutyHeld:
+        step = "nothing is lost; wait for it, or a minute if it died, and run this again"
+        raise ListHeld("", "", "another reader is at the failed list", step) from None
 
 
 def unreadable_entries(page: FailedPage) -> list[Any]:
@@ -89,7 +101,7 @@ def unreadable_entries(page: FailedPage) -> list[Any]:
 def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
     """Make events of a page's entries; doing it again adds nothing, as an entry's identity hangs on its place.
 
-    An entry from before the horizon counts as known: its event may have been here and been pruned.
+    An entry from before the horizon counts as known.
     """
     answer = read_page(page.raw_answer)
     complete_since = horizon()
@@ -100,7 +112,7 @@ def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
         payload = _payload(entry, salt=f"failed_list:{page.pk}:{position}")
         if payload is None:
             unreadable += 1
-        elif not _is_older(entry, complete_since) and _store(payload):
+        elif not _is_older(page, entry, complete_since) and _store(payload):
             new += 1
         else:
             known += 1
@@ -111,9 +123,18 @@ def _import(page: FailedPage, renew: Callable[[], None]) -> Imported:
     return Imported(page, new, known, answer.has_more)
 
 
-def _is_older(entry: Entry, complete_since: datetime | None) -> bool:
+def _is_older(page: FailedPage, entry: Entry, complete_since: datetime | None) -> bool:
+    """Tell whether an entry's event may have been here and been pruned.
+
+    One without a time may be as old as the list remembers; only where its page was imported before, for then it was
+    stored then.
+    """
+    if complete_since is None:
+        return False
     moment = event_time(entry)
-    return complete_since is not None and moment is not None and moment < complete_since
+    if moment is None:
+        return page.imported_at is not None and page.read_at - REMEMBERED < complete_since
+    return moment < complete_since
 
 
 def needed_since() -> datetime | None:
@@ -134,4 +155,13 @@ def _payload(entry: Entry, salt: str) -> Payload | None:
 
 def _store(payload: Payload) -> bool:
     """Store an entry's event and tell whether it is new; a question whether the address works is no event."""
-    return not payload.is_validation and receive(payload, source=Event.Source.FAILED_LIST).is_new
+    if payload.is_validation or _is_reconciled(payload):
+        return False
+    return receive(payload, source=Event.Source.FAILED_LIST).is_new
+
+
+def _is_reconciled(payload: Payload) -> bool:
+    """Tell whether `reconcile` made the event, maybe under another identity: the new API tells it no seconds."""
+    change = payload.data.get("type")
+    made = Event.objects.filter(subject=payload.subject, source=Event.Source.RECONCILE, payload__type=change)
+    return bool(payload.subject and change) and made.filter(event_type=payload.event_type).exists()

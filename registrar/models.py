@@ -1,4 +1,4 @@
-"""The rows: the failed list's raw answers as they came, and who may read the list."""
+"""The rows: the failed list's raw answers as they came, when it is read, and how often DingTalk was asked."""
 
 from typing import ClassVar
 
@@ -46,17 +46,50 @@ class FailedPage(models.Model):
         return f"#{self.pk}"
 
 
-class FailedListReader(models.Model):
-    """The one row that says who reads the failed list, and until when that holds if nothing more is heard of it."""
+class FailedListWatch(models.Model):
+    """The one row that says when the failed list was read, and what that means for the next time."""
 
-    lease_token = models.UUIDField(null=True, editable=False)
-    leased_until = models.DateTimeField(null=True, editable=False)
+    read_at = models.DateTimeField(null=True)
+    failures = models.PositiveIntegerField(default=0)
+    not_before = models.DateTimeField(null=True)
+    in_vain = models.PositiveIntegerField(default=0)
 
     class Meta:
-        """Names."""
+        """Names; nobody has a permission about it."""
 
-        verbose_name = _("failed list reader")
-        verbose_name_plural = _("failed list readers")
+        verbose_name = _("failed list watch")
+        verbose_name_plural = _("failed list watches")
+        default_permissions = ()
 
     def __str__(self) -> str:
-        return f"until {self.leased_until}" if self.leased_until else "nobody"
+        return f"read at {self.read_at}" if self.read_at else "never read"
+
+
+class ApiCallsQuerySet(models.QuerySet["ApiCalls"]):
+    """What can be said of many counts."""
+
+    def total(self) -> int:
+        """Return how many calls they are."""
+        return int(self.aggregate(total=models.Sum("calls"))["total"] or 0)
+
+
+class ApiCalls(models.Model):
+    """How often one of DingTalk's APIs was called in a month of China's time, and when its next call may be."""
+
+    month = models.CharField(_("month"), max_length=7)
+    api = models.CharField(_("API"), max_length=128)
+    calls = models.PositiveIntegerField(_("calls"), default=0)
+    next_slot = models.BigIntegerField(default=0, editable=False)  # milliseconds since the epoch
+
+    objects = ApiCallsQuerySet.as_manager()
+
+    class Meta:
+        """Names and constraints."""
+
+        verbose_name = _("API calls of a month")
+        verbose_name_plural = _("API calls by month")
+        ordering = ("-month", "-calls")
+        constraints: ClassVar = [models.UniqueConstraint(fields=["month", "api"], name="api_calls_once_a_month")]
+
+    def __str__(self) -> str:
+        return f"{self.month} {self.api}: {self.calls}"

@@ -6,6 +6,7 @@ Codes and their meanings: https://open.dingtalk.com/document/development/server-
 
 import json
 import re
+from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 from registrar.errors import (
@@ -15,6 +16,7 @@ from registrar.errors import (
     InstanceUnknown,
     NotRegistered,
     PermissionMissing,
+    QuotaUsedUp,
     Refused,
     TemporaryFailure,
     Throttled,
@@ -24,6 +26,9 @@ from registrar.errors import (
 CODES_PAGE = "https://open.dingtalk.com/document/development/server-api-error-codes-1"
 MAX_WORDS = 400
 
+# DingTalk's times are China's, wherever the organisation is.
+CHINA = timezone(timedelta(hours=8))
+_PENALTY_END = re.compile(r"处罚将在\s*(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
 _SECRET_IN_QUERY = re.compile(r"(?i)\b(access_token|app_?secret|corp_?secret|client_?secret)=[^&\s'\"]+")
 # 71009 and 71012 repeat the whole request that failed, as a curl command; only what came of it is of use.
 _ECHOED_REQUEST = re.compile(r"HttpRequest:\s*curl\b.*?(?=HttpCode:|$)")
@@ -55,7 +60,7 @@ _KEYS = Known(
 )
 _SLOWER = Known(Throttled, "too many calls at once", "wait a minute and call again")
 _QUOTA = Known(
-    Refused,
+    QuotaUsedUp,
     "the organisation's API calls of this month are used up",
     "buy a package in DingTalk's admin console or wait for the next month",
 )
@@ -218,13 +223,24 @@ def _code_and_words(data: dict[str, Any]) -> tuple[str, str]:
 def _by_code(status: int, code: str, words: str) -> DingTalkError:
     # the new API writes "Forbidden.AccessDenied.QpsLimitForApi", and other prefixes for the same thing
     known = KNOWN.get(code) or KNOWN.get(code.rsplit(".", 1)[-1])
-    if known:
-        return known.error(one_line(code), one_line(words), known.cause, known.step)
-    if status == 429:
-        return Throttled(one_line(code), one_line(words), _SLOWER.cause, _SLOWER.step)
+    if known or status == 429:
+        known = known or _SLOWER
+        error = known.error(one_line(code), one_line(words), known.cause, known.step)
+        if isinstance(error, Throttled):
+            error.until = _penalty_end(words)
+        return error
     if status >= 500:
         return TemporaryFailure(one_line(code), one_line(words), _BUSY.cause, _BUSY.step)
     return Refused(one_line(code), one_line(words), "DingTalk refused the call", f"look the code up at {CODES_PAGE}")
+
+
+def _penalty_end(words: str) -> float:
+    """Return when DingTalk says that a penalty ends, in seconds since the epoch; 0 where it doesn't say."""
+    named = _PENALTY_END.search(words)
+    try:
+        return datetime.fromisoformat(f"{named[1]}+08:00").timestamp() if named else 0.0
+    except ValueError:
+        return 0.0
 
 
 def _by_status(status: int, words: str) -> DingTalkError:

@@ -4,16 +4,18 @@ from typing import Any
 
 from simulator.messages import Answer, Request, as_json
 from simulator.pushing import Push
+from simulator.samples import make
 from simulator.simulation import Simulation
 
 PREFIX = "/_simulator/"
 FRONT = """\
-This is a DingTalk for development: it answers gettoken, the call_back APIs and both process instance APIs,
+This is a DingTalk for development: it answers gettoken, the call_back APIs and the approval instances' APIs,
 and pushes encrypted events to the callback that is registered with it.
 
   curl -d '{"event_type": "user_add_org"}' %(url)s/_simulator/push
   curl -d '{"event_type": "bpms_instance_change", "set": {"type": "start"}}' %(url)s/_simulator/push
   curl -d '{"event_type": "user_add_org", "fault": "signature"}' %(url)s/_simulator/push
+  curl -d '{"set": {"type": "finish", "processInstanceId": "i-1"}}' %(url)s/_simulator/happen
   curl -d '{"path": "/gettoken", "fault": "busy", "times": 2}' %(url)s/_simulator/fail
   curl -d '{"call_back_tag": "user_add_org", "event_time": 1, "user_add_org": {}}' %(url)s/_simulator/failed-list
   curl %(url)s/_simulator/state
@@ -32,9 +34,11 @@ def answer(simulation: Simulation, request: Request) -> Answer:
     name = request.path.removeprefix(PREFIX)
     if name == "state":
         return as_json(simulation.state())
-    verb = {"push": _push, "fail": _fail, "failed-list": _failed_list}.get(name)
+    verb = {"push": _push, "fail": _fail, "failed-list": _failed_list, "happen": _happen}.get(name)
     if verb is None:
-        return as_json({"error": f"no such path; there are push, fail, failed-list and state under {PREFIX}"}, 404)
+        return as_json(
+            {"error": f"no such path; there are happen, push, fail, failed-list and state under {PREFIX}"}, 404
+        )
     if request.method != "POST":
         return as_json({"error": "POST this"}, 405)
     try:
@@ -58,6 +62,15 @@ def _push(simulation: Simulation, fields: dict[str, Any]) -> dict[str, Any]:
     for push in pushes:
         push.wait_tried()
     return {"pushes": [_told(push) for push in pushes]}
+
+
+def _happen(simulation: Simulation, fields: dict[str, Any]) -> dict[str, Any]:
+    overrides = fields.get("set", {})
+    if not isinstance(overrides, dict):
+        raise ValueError("`set` is no object")
+    payload = make("bpms_instance_change", corp_id=simulation.options.corp_id, overrides=overrides)
+    simulation.happen(payload)
+    return {"payload": payload}
 
 
 def _told(push: Push) -> dict[str, Any]:

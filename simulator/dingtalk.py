@@ -8,6 +8,8 @@ from simulator.callback_api import CallbackApi
 from simulator.failed import FailedList
 from simulator.faults import ERRORS, NO_PERMISSION, TOKEN_EXPIRED, TOKEN_INVALID, ApiFaults, broken_answer
 from simulator.instances import Instances, in_new_shape
+from simulator.limits import Limits
+from simulator.listing import Listing
 from simulator.messages import OAPI, TOPAPI, V1, Answer, ApiError, ErrorCode, Request, as_json, ok, refuse
 from simulator.options import Options
 from simulator.tokens import Tokens
@@ -37,7 +39,9 @@ class DingTalk:
         self.faults = ApiFaults()
         self.failed_list = FailedList(delete_on_next_read=options.delete_on_next_read, clock_scale=options.clock_scale)
         self.callbacks = CallbackApi(options, self.failed_list)
+        self.limits = Limits(options)
         self._options = options
+        listing = Listing(options, self.instances)
         self._apis = {
             "/gettoken": _Api(OAPI, "GET", self._gettoken, needs_token=False),
             "/call_back/register_call_back": _Api(OAPI, "POST", self.callbacks.register),
@@ -46,8 +50,10 @@ class DingTalk:
             "/call_back/delete_call_back": _Api(OAPI, "GET", self.callbacks.delete),
             "/call_back/get_call_back_failed_result": _Api(OAPI, "GET", self.callbacks.failed),
             "/topapi/processinstance/get": _Api(TOPAPI, "POST", self._old_instance),
+            "/topapi/processinstance/listids": _Api(TOPAPI, "POST", listing.old),
             "/v1.0/oauth2/accessToken": _Api(V1, "POST", self._access_token, needs_token=False),
             "/v1.0/workflow/processInstances": _Api(V1, "GET", self._new_instance),
+            "/v1.0/workflow/processes/instanceIds/query": _Api(V1, "POST", listing.new),
         }
 
     def answer(self, request: Request) -> Answer:
@@ -68,10 +74,13 @@ class DingTalk:
         try:
             if fault in ERRORS:
                 raise ApiError(ERRORS[fault])
+            if fault == "penalty":
+                raise self.limits.punish(request.path)
             if request.method != api.method:
                 raise ApiError(_wrong_method(api.method))
             if api.needs_token:
                 self._check_token(request, api.family)
+                self.limits.take(request.path)
             return api.answer(request)
         except ApiError as refusal:
             return refuse(refusal.error, api.family)

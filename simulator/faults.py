@@ -31,7 +31,7 @@ ERRORS = {
     "permission": NO_PERMISSION,
     "ip": ErrorCode(60020, "访问ip不在白名单之中", 403, "Forbidden.AccessDenied.IpNotInWhiteList"),
 }
-NAMES = (*ERRORS, "slow", "timeout", "half", "drop", "500", "html", "punish")
+NAMES = (*ERRORS, "penalty", "slow", "timeout", "half", "drop", "500", "html", "punish")
 
 
 class ApiFaults:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -51,6 +51,26 @@ class Instances:
                 return self.preset[instance_id]
             told = self._told.get(instance_id)
         return None if told is None or told.get("type") == "delete" else plausible(told)
+
+    def ids(self, process_code: str, since: float, until: float, statuses: Sequence[str] = ()) -> list[str]:
+        """Return the ids of a template's instances that began from `since` to `until` (ms), the oldest first.
+
+        `statuses`: those that are wanted; none: all. What was deleted is not found.
+        """
+        with self._lock:
+            told = {
+                key: (_code(fields), fields.get("createtime"), plausible(fields)) for key, fields in self._told.items()
+            }
+        for key, preset in self.preset.items():
+            told[key] = (str(preset.get("process_code", "")), _moment(preset.get("create_time")), preset)
+        gone = self.missing | {key for key, fields in self._told.items() if fields.get("type") == "delete"}
+        found = [
+            (began, key)
+            for key, (code, began, instance) in told.items()
+            if code == process_code and key not in gone and isinstance(began, (int, float)) and since <= began <= until
+            if not statuses or instance.get("status") in statuses
+        ]
+        return [key for _, key in sorted(found)]
 
 
 def plausible(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,6 +133,17 @@ def _task(fields: Mapping[str, Any], begun: str, ended: str, verdict: str) -> di
         "url": "https://aflow.dingtalk.com/dingtalk/pc/query/pchomepage.htm",
     }
     return {**task, "finish_time": ended} if ended else task
+
+
+def _code(fields: Mapping[str, Any]) -> str:
+    return str(fields.get("processcode", ""))
+
+
+def _moment(text: Any) -> float | None:
+    try:
+        return datetime.strptime(str(text), "%Y-%m-%d %H:%M:%S").replace(tzinfo=CHINA).timestamp() * 1000
+    except ValueError:
+        return None
 
 
 def _time(ms: Any) -> str:

@@ -37,5 +37,8 @@ class Options:
     allow_private: bool = _option(True, "take private addresses as callbacks, which DingTalk refuses (71013)")
     old_workflow_permission: bool = _option(True, "topapi/processinstance/get is permitted, as it is to older apps")
     token_lifetime: float = _option(7200.0, "seconds an access token lives")
+    monthly_calls: int = _option(0, "API calls the organisation has a month; 0: as many as it likes")
+    calls_per_second: int = _option(0, "calls an API takes in a second before it punishes; 0: as many as come")
+    penalty_seconds: float = _option(2.0, "how long an API that was called too often refuses (90018), never scaled")
     slow_seconds: float = _option(3.0, "how long an API call with the fault `slow` takes")
     hold_seconds: float = _option(60.0, "how long an API call with the fault `timeout` is held without an answer")

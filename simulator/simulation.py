@@ -113,6 +113,10 @@ class Simulation:
         """Put an entry on the failed list, as it is."""
         self.dingtalk.failed_list.add(entry)
 
+    def happen(self, payload: Mapping[str, Any]) -> None:
+        """Let an approval's step happen that is pushed to nobody; `payload` as a push would say it."""
+        self.dingtalk.instances.tell(payload)
+
     def revoke_tokens(self) -> None:
         """Make every access token invalid (40014)."""
         self.dingtalk.tokens.revoke()
@@ -127,6 +131,7 @@ class Simulation:
             "failed_list": len(self.dingtalk.failed_list),
             "faults": self.dingtalk.faults.waiting(),
             "fetches": dict(self.fetches),
+            "calls_used": self.dingtalk.limits.used,
             "calls": [f"{method} {path}" for method, path in self.calls[-100:]],
         }
 

@@ -2,10 +2,12 @@
 
 import os
 import socket
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
 
+from registrar import calls
 from tests.settings import DATABASE, POSTGRESQL_URL
 
 
@@ -35,3 +37,10 @@ def needs_service(reason: str) -> pytest.MarkDecorator:
     if os.environ.get("REQUIRE_SERVICES") == "1":
         pytest.exit(f"REQUIRE_SERVICES=1, but {reason}", returncode=1)
     return pytest.mark.skip(reason=reason)
+
+
+@pytest.fixture(autouse=True)
+def _no_counts_of_earlier_tests() -> Iterator[None]:
+    """Leave nothing in memory of the calls that a test made inside its transaction."""
+    yield
+    calls.forget()

@@ -17,20 +17,20 @@ FLOORS = {
     "callbacks": [
         "dingcrypto payload routing signing",
         "models migrations.*",
-        "batches deadline due inbox latecomer order outbox postgresql.* pruning relay sqlite.*",
+        "batches chores deadline due duty inbox lapse latecomer order outbox postgresql.* pruning relay sqlite.*",
         "admin admin_* apps checks credentials display fairness handlers middleware ports supervisor tasks urls views "
         "wakeup "
         "watch web worker templatetags.* management.*",
     ],
     "registrar": [
-        "addresses catalogue errors failed_entries instances keys protocol",
-        "client models transport migrations.*",
-        "failed_list push registration",
+        "addresses catalogue errors failed_entries instances keys protocol steps",
+        "calls client models transport migrations.*",
+        "doctor failed_list push reconcile registration schedule watching",
         "admin apps checks management.*",
     ],
     "simulator": [
-        "callback_api control dingtalk failed faults instances load messages options pushing receiver samples sealing "
-        "server simulation styles tokens",
+        "callback_api control dingtalk failed faults instances limits listing load messages options pushing receiver "
+        "samples sealing server simulation styles tokens",
         "demo demo_* management.*",
     ],
     "dingcallback": ["environment", "logs settings", "asgi celery urls wsgi"],

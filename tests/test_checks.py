@@ -57,6 +57,7 @@ def test_settings_that_are_complete_pass_every_check() -> None:
         ("registrar.E001", {"DINGTALK_CALLBACK_URL": "shop.example.com"}, ["DINGTALK_CALLBACK_URL", "https://"]),
         ("registrar.E002", {"DINGTALK_OAPI_URL": "ftp://x"}, ["DINGTALK_OAPI_URL", "https://oapi.dingtalk.com"]),
         ("registrar.E003", {"DINGTALK_API_URL": "https://[x"}, ["DINGTALK_API_URL", "https://api.dingtalk.com"]),
+        ("registrar.E005", {"FAILED_LIST_WATCH": 599}, ["FAILED_LIST_WATCH is 599", "at least 600", "0 for none"]),
         ("registrar.E004", {"DINGTALK_CALLBACK_TAGS": ["user add"]}, ["DINGTALK_CALLBACK_TAGS", "'user add'"]),
     ],
 )

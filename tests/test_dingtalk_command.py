@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from callbacks.models import Event
+from callbacks.models import Duty, Event
+from callbacks.pruning import move_horizon
 from registrar.client import DingTalkClient
-from registrar.models import FailedListReader, FailedPage
+from registrar.models import FailedPage
 from registrar.registration import Registration, look
 from simulator.server import Options, Simulator
 from tests.command import dingtalk, document
@@ -309,8 +310,66 @@ def test_failed_stores_the_events_and_counts(simulator: Simulator) -> None:
 
 @pytest.mark.django_db
 def test_failed_says_that_somebody_else_is_reading(simulator: Simulator) -> None:
-    FailedListReader.objects.create(pk=1, leased_until=timezone.now() + timedelta(seconds=40))
+    Duty.objects.create(name="failed_list", leased_until=timezone.now() + timedelta(seconds=40))
     said = dingtalk("failed")
     assert said.status == 1
     assert "another reader" in said.err
     assert not simulator.calls
+
+
+def check_in(number: int, **fields: Any) -> dict[str, Any]:
+    inner = {"callbackData": {"staffId": f"u-{number}"}}
+    return {"call_back_tag": "check_in", "event_time": 1, "check_in": inner, **fields}
+
+
+@pytest.mark.django_db
+def test_the_kept_pages_are_listed(simulator: Simulator) -> None:
+    assert document(dingtalk("failed", "--pages", "--json")) == {"pages": []}
+    simulator.add_failed(check_in(1))
+    simulator.add_failed(check_in(2, check_in="{broken"))
+    dingtalk("failed")
+    left = FailedPage.objects.create(raw_answer="{}")
+    read, waiting = document(dingtalk("failed", "--pages", "--json"))["pages"]
+    assert (read["entries_read"], read["entries_unreadable"], read["error"]) == (1, 1, "")
+    assert read["imported_at"] is not None
+    assert (waiting["page"], waiting["imported_at"]) == (left.pk, None)
+    assert "Pages kept: 2." in dingtalk("failed", "--pages").out
+    assert len(simulator.calls) == 2  # listing asks DingTalk for nothing
+
+
+@pytest.mark.django_db
+def test_kept_pages_are_read_again_and_double_nothing(simulator: Simulator) -> None:
+    simulator.add_failed(check_in(1))
+    simulator.add_failed(check_in(2, check_in="{broken"))
+    simulator.add_failed(check_in(3))
+    dingtalk("failed")
+    counts = {"new": 0, "known": 2, "unreadable": 1}
+    page = FailedPage.objects.get()
+    assert document(dingtalk("failed", "--reimport", "--json")) == {**counts, "pages": [{"page": page.pk, **counts}]}
+    # as after a release that reads what the one before it could not
+    FailedPage.objects.update(raw_answer=page.raw_answer.replace('"{broken"', '{"callbackData": {"staffId": "u-2"}}'))
+    said = document(dingtalk("failed", "--reimport", "--json"))
+    assert (said["new"], said["known"], said["unreadable"]) == (1, 2, 0)
+    assert Event.objects.count() == 3
+    assert len(simulator.calls) == 2
+
+
+@pytest.mark.django_db
+def test_pages_read_again_bring_no_pruned_event_back(simulator: Simulator) -> None:
+    simulator.add_failed(check_in(1))
+    simulator.add_failed({**check_in(2), "event_time": None})
+    dingtalk("failed")
+    Event.objects.all().delete()
+    move_horizon(timezone.now())
+    assert document(dingtalk("failed", "--reimport", "--json"))["new"] == 0
+
+
+@pytest.mark.django_db
+def test_failed_tells_how_many_calls_the_month_has_seen(simulator: Simulator) -> None:
+    assert "API calls this month: 2 of 5000." in dingtalk("failed").out
+
+
+def test_a_watch_that_would_eat_the_months_calls_is_wrong_usage() -> None:
+    said = dingtalk("failed", "--watch", "599")
+    assert said.status == 2
+    assert "at least 600" in said.err

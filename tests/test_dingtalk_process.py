@@ -14,7 +14,7 @@ from simulator.server import Options, Simulator
 from tests.command import SOUND, manage
 
 SECRET = "process-app-secret-k2Lm9QxZ"
-VERBS = ("register", "update", "query", "delete", "failed", "trigger", "keygen")
+VERBS = ("register", "update", "query", "delete", "failed", "reconcile", "trigger", "doctor", "keygen")
 
 
 @pytest.fixture
@@ -30,6 +30,9 @@ def simulator() -> Iterator[Simulator]:
         ("trigger", "user_add_org", "--style", "baroque"),
         ("trigger",),
         ("register", "--no-such-option"),
+        ("failed", "--watch", "often"),
+        ("failed", "--watch", "--pages"),
+        ("reconcile",),
         ("dance",),
         (),
     ],

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.apps import apps
 from django.db.models.functions import Now
+from django.utils import timezone
 from django.utils.timezone import now
 from django.utils.translation import override
 from pytest_django import Settings
@@ -161,7 +162,7 @@ def test_a_redelivered_record_asks_dingtalk_anew(simulator: Simulator, hook: lis
     [
         ("busy", "TemporaryFailure: -1 系统繁忙"),
         ("throttled", "Throttled: 90018"),
-        ("quota", "Refused: 90020"),
+        ("quota", "QuotaUsedUp: 90020"),
         ("ip", "Refused: 60020"),
         ("500", "TemporaryFailure: HTTP 500"),
         ("html", "Throttled: HTTP 200"),
@@ -188,6 +189,17 @@ def test_a_fault_of_dingtalks_makes_the_delivery_due_again_with_an_error_that_na
 
     retry(delivery)
     assert (delivery.state, delivery.result, len(hook)) == ("delivered", INSTANCE, 1)
+
+
+@committed
+def test_a_penalty_is_waited_for_as_long_as_dingtalk_says(simulator: Simulator, hook: list[Any]) -> None:
+    simulator.instances["inst-1"] = INSTANCE
+    simulator.fail("/topapi/processinstance/get", "penalty")
+    delivery = carry(push("bpms_instance_change", type="finish", processInstanceId="inst-1"))
+    assert delivery.state == "pending"
+    assert "处罚将在" in delivery.last_error
+    assert delivery.next_attempt_at is not None
+    assert 1 < (delivery.next_attempt_at - timezone.now()).total_seconds() < 4  # the schedule would say 1
 
 
 @committed

@@ -56,7 +56,7 @@ HINTS = [
     (820005, "审批单状态异常", errors.InstanceUnknown, "id"),
     (90002, "接口频率超限", errors.Throttled, "wait"),
     (90018, "频率超限", errors.Throttled, "wait"),
-    (90020, "本月调用次数已用完", errors.Refused, "package"),
+    (90020, "本月调用次数已用完", errors.QuotaUsedUp, "package"),
 ]
 
 
@@ -101,7 +101,7 @@ def test_an_88_without_a_sub_code_is_a_refusal_with_its_own_words() -> None:
         (403, "Forbidden.AccessDenied.IpNotInWhiteList", errors.Refused),
         (403, "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi", errors.Throttled),
         (403, "Forbidden.AccessDenied.QpsLimitForApi", errors.Throttled),
-        (403, "Forbidden.AccessDenied.ApiCountLimitForOrg", errors.Refused),
+        (403, "Forbidden.AccessDenied.ApiCountLimitForOrg", errors.QuotaUsedUp),
         (500, "systemError", errors.TemporaryFailure),
         (503, "something.new", errors.TemporaryFailure),
         (429, "something.new", errors.Throttled),

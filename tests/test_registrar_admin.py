@@ -10,7 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from registrar.models import FailedListReader, FailedPage
+from callbacks.models import Duty, Lapse
+from registrar.models import ApiCalls, FailedListWatch, FailedPage
 
 LIST = "admin:registrar_failedpage_changelist"
 PAGE = "admin:registrar_failedpage_change"
@@ -90,4 +91,21 @@ def test_nobody_may_add_change_or_delete_a_page(admin_client: Client) -> None:
 
 def test_rows_have_names_of_their_own() -> None:
     assert str(FailedPage(pk=3)) == "#3"
-    assert str(FailedListReader()) == "nobody"
+    assert str(Duty(name="feeder")) == "feeder by nobody"
+    assert str(Lapse()) == "none"
+    assert str(FailedListWatch()) == "never read"
+    assert str(ApiCalls(month="2026-11", api="/gettoken", calls=2)) == "2026-11 /gettoken: 2"
+
+
+@pytest.mark.parametrize(
+    ("language", "words"), [("zh-hans", ["月度接口调用", "调用次数"]), ("en", ["API calls by month", "Calls"])]
+)
+def test_the_months_calls_are_shown_in_the_readers_language(
+    admin_client: Client, language: str, words: list[str]
+) -> None:
+    ApiCalls.objects.create(month="2026-11", api="/gettoken", calls=17)
+    address = reverse("admin:registrar_apicalls_changelist")
+    shown = admin_client.get(address, headers={"Accept-Language": language}).content.decode()
+    for word in [*words, "2026-11", "/gettoken", "17"]:
+        assert word.lower() in shown.lower()
+    assert admin_client.get(reverse("admin:registrar_apicalls_add")).status_code == 403

@@ -1,5 +1,6 @@
 """While the database is sick, pushes are refused in time and threads come free; the first push after that is stored."""
 
+import gc
 import os
 import resource
 import secrets
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 import requests
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 from django.test import Client
 
 from callbacks import deadline, views
@@ -423,6 +424,31 @@ def test_everything_else_on_a_pushs_connection_waits_as_long_as_usual() -> None:
     with held_by_another_process():
         assert push(2).status == 503
     assert busy_timeout() == 30_000
+
+
+@on_sqlite
+def test_waiting_for_the_write_lock_leaves_no_cursor_for_another_thread_to_collect() -> None:
+    def left() -> int:
+        cursors = [each for each in gc.get_objects() if isinstance(each, sqlite3.Cursor)]
+        return sum(not _is_closed(cursor) for cursor in cursors)
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = left()
+        with held_by_another_process(), deadline.within(0.1), pytest.raises(OperationalError), transaction.atomic():
+            pytest.fail("the lock is held")
+        assert left() == before
+    finally:
+        gc.enable()
+
+
+def _is_closed(cursor: sqlite3.Cursor) -> bool:
+    try:
+        cursor.fetchone()
+    except sqlite3.ProgrammingError:
+        return True
+    return False
 
 
 @on_sqlite

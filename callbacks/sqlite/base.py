@@ -56,7 +56,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
         try:
             while True:
                 try:
-                    super()._start_transaction_under_autocommit()  # type: ignore[misc]
+                    # Closed here, as an exception keeps its cursor: whichever thread collected that would wait for
+                    # this connection, which may be waiting for a lock that the collecting thread holds.
+                    with self.cursor() as cursor:
+                        cursor.execute(f"BEGIN {self.transaction_mode}")  # type: ignore[attr-defined]
                 except OperationalError as error:
                     if "locked" not in str(error) or time.monotonic() > until:
                         raise

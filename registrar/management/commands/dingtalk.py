@@ -1,6 +1,5 @@
 """`manage.py dingtalk VERB`: everything that is asked of DingTalk by hand."""
 
-import json
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial
 from typing import Any
@@ -9,25 +8,25 @@ from django.conf import settings
 from django.core.checks import run_checks
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
-from rich.console import Console
 
+from callbacks.management.screen import Screen
 from registrar.errors import DingTalkError
+from registrar.management.verbs.doctor import DOCTOR
 from registrar.management.verbs.failed import FAILED
 from registrar.management.verbs.keygen import KEYGEN
 from registrar.management.verbs.querying import DELETE, QUERY
+from registrar.management.verbs.reconcile import RECONCILE
 from registrar.management.verbs.registering import REGISTER, UPDATE
 from registrar.management.verbs.report import Report, Verb
 from registrar.management.verbs.trigger import TRIGGER
 
-VERBS = {verb.name: verb for verb in (REGISTER, UPDATE, QUERY, DELETE, FAILED, TRIGGER, KEYGEN)}
-# Wide enough that no address of usual length is broken where nobody measures the screen.
-WIDTH_IN_PIPES = 160
+VERBS = {verb.name: verb for verb in (REGISTER, UPDATE, QUERY, DELETE, FAILED, RECONCILE, TRIGGER, DOCTOR, KEYGEN)}
 
 
 class Command(BaseCommand):
-    """Register, update, query and delete the callback, read the failed list, trigger a sample, make keys."""
+    """Everything about the callback, the events that were missed, samples and keys, a verb each."""
 
-    help = "What is asked of DingTalk: its registered callback, its failed list; and samples and keys for this service."
+    help = "What is asked of DingTalk: its registered callback, what it could not push; and samples and keys."
     # Run below, for the verbs that need settings: keygen and -h run with none at all.
     requires_system_checks: list[str] = []
 
@@ -45,19 +44,14 @@ class Command(BaseCommand):
         verb = VERBS[options["verb"]]
         if verb.needs_settings:
             _require_sound_settings()
-        self._print(_run(verb, options), options["json"])
-
-    def _print(self, report: Report, as_json: bool) -> None:
+        screen = Screen(self.stdout, as_json=options["json"])
+        report = _run(verb, {**options, "screen": screen})
         for warning in report.warnings:
             self.stderr.write(f"warning: {warning}")
-        if as_json:
-            self.stdout.write(json.dumps(report.data, ensure_ascii=False, indent=2))
-            return
-        console = Console(file=self.stdout, markup=False, highlight=False, emoji=False)  # type: ignore[arg-type]
-        if not console.is_terminal:
-            console.width = WIDTH_IN_PIPES
-        for shown in report.shown:
-            console.print(shown, soft_wrap=isinstance(shown, str))
+        screen.show(*report.shown)
+        screen.end(report.data)
+        if report.refusal:
+            raise CommandError(report.refusal, returncode=report.refusal_status)
 
 
 def _run(verb: Verb, options: dict[str, Any]) -> Report:

@@ -14,11 +14,13 @@ MASK = "***"
 
 @dataclass(frozen=True)
 class Report:
-    """What a verb did; `warnings` go to stderr."""
+    """What a verb did; `warnings` go to stderr, and so does a `refusal`, which ends the command with its status."""
 
     data: dict[str, Any]
     shown: list[RenderableType]
     warnings: list[str] = field(default_factory=list)
+    refusal: str = ""
+    refusal_status: int = 1
 
 
 @dataclass(frozen=True)

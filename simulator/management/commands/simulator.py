@@ -16,10 +16,10 @@ from simulator.server import Options, Simulator
 HELP = """\
 A DingTalk on this machine, for whoever writes a receiver of its events. It needs no settings.
 
-It answers gettoken, the five call_back APIs, topapi/processinstance/get and v1.0/workflow/processInstances. A callback
-is registered as it is with DingTalk: the simulator first POSTs an encrypted check_url to the address, and the receiver
-must answer with an encrypted success. Then events are pushed to it: refused or late ones again after 10 and 30
-seconds, and after that they are on the failed list.
+It answers gettoken, the five call_back APIs, topapi/processinstance/get and listids, v1.0/workflow/processInstances and
+processes/instanceIds/query. A callback is registered as it is with DingTalk: the simulator first POSTs an encrypted
+check_url to the address, and the receiver must answer with an encrypted success. Then events are pushed to it: refused
+or late ones again after 10 and 30 seconds, and after that they are on the failed list.
 """
 EXAMPLES = """\
 How to try a receiver that listens on port 8000 (S is the simulator's address):
@@ -39,12 +39,13 @@ documented types or JSON of your own, and read in the answer what the receiver s
   curl -d '{"payload": {"EventType": "mine", "n": 1}, "count": 3}' $S/_simulator/push
 
 Things that go wrong, one at a time. Pushes: signature, owner_key, aes_key, padding, ciphertext, stale, json, duplicate,
-twin, reordered, burst. APIs: slow, timeout, half, drop, 500, html, punish, busy, throttled, quota, token_expired,
-token_invalid, permission, ip.
+twin, reordered, burst. APIs: slow, timeout, half, drop, 500, html, punish, busy, throttled, penalty, quota,
+token_expired, token_invalid, permission, ip. `happen` lets an approval's step happen that is pushed to nobody.
 
   curl -d '{"event_type": "user_add_org", "fault": "signature"}' $S/_simulator/push
   curl -d '{"fault": "burst", "event_type": "user_add_org", "count": 50}' $S/_simulator/push
   curl -d '{"path": "/topapi/processinstance/get", "fault": "throttled", "times": 2}' $S/_simulator/fail
+  curl -d '{"set": {"type": "start", "processInstanceId": "i-1"}}' $S/_simulator/happen
   curl $S/_simulator/state
 
 A receiver whose address is saved in the console is sealed for the app key: give --subscribe, --token and --aes-key.
