@@ -7,6 +7,7 @@ from contextlib import closing
 
 from faults.databases import SqliteFile
 from faults.plan import fault
+from faults.processes import is_stopped
 from faults.service import WEB_NAME
 from faults.stage import Stage
 
@@ -87,7 +88,9 @@ def _freeze(stage: Stage, name: str) -> str:
     end = time.monotonic() + 20
     while True:
         stage.pause(0, 0.1)
-        stage.service.strike(name, signal.SIGSTOP, child=True)
+        process = stage.service.strike(name, signal.SIGSTOP, child=True)
+        while not is_stopped(process):
+            time.sleep(0.002)
         if time.monotonic() > end or (_writable(stage) and _holds(stage)):
             return name
         stage.service.strike(name, signal.SIGCONT, child=True)

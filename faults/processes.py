@@ -67,6 +67,14 @@ def children(parent: int) -> list[int]:
     return found
 
 
+def is_stopped(process: int) -> bool:
+    """Tell whether a process has come to rest after SIGSTOP: its threads do so one after another."""
+    with suppress(OSError):
+        tasks = Path(f"/proc/{process}/task").glob("[0-9]*/stat")
+        return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+    return True
+
+
 def free_port() -> int:
     """Return a port that nothing listens on."""
     with socket.socket() as probe:
