@@ -206,6 +206,24 @@ class Attempt(models.Model):
         return f"#{self.pk}"
 
 
+class Duty(models.Model):
+    """Something that one process does for all: who does it, and how long that holds if nothing more is heard of it."""
+
+    name = models.CharField(max_length=64, unique=True)
+    lease_token = models.UUIDField(null=True, editable=False)
+    leased_until = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        """Names; nobody has a permission about it."""
+
+        verbose_name = _("duty")
+        verbose_name_plural = _("duties")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} until {self.leased_until}" if self.leased_until else f"{self.name} by nobody"
+
+
 class Horizon(models.Model):
     """The one row that says since when events are complete: of what came before, some may be pruned."""
 

@@ -5,16 +5,13 @@ this midway, the next call first imports the pages that are left, then goes on.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
-from uuid import uuid4
 
-from django.db import Error
-from django.db.models import Q
-from django.db.models.functions import Now
 from django.utils import timezone
 
+from callbacks import duty
 from callbacks.inbox import receive
 from callbacks.models import Event
 from callbacks.payload import MalformedPayload, Payload, read
@@ -22,8 +19,9 @@ from callbacks.pruning import horizon
 from registrar.client import DingTalkClient
 from registrar.errors import BrokenAnswer, ListHeld
 from registrar.failed_entries import Entry, event_time, read_page
-from registrar.models import FailedListReader, FailedPage
+from registrar.models import FailedPage
 
+DUTY = "failed_list"
 LEASE = timedelta(seconds=45)
 RENEW_EVERY = 50  # entries
 REMEMBERED = timedelta(days=8)  # DingTalk's list remembers seven, and its clock may differ from ours
@@ -63,22 +61,12 @@ def read_failed_list(client: DingTalkClient) -> Generator[Imported, None, None]:
 @contextmanager
 def _sole_reader() -> Iterator[Callable[[], None]]:
     """Hold the one lease and give the means to renew it; that of a reader that died runs out by itself."""
-    FailedListReader.objects.get_or_create(pk=1)
-    token = uuid4()
-    free = FailedListReader.objects.filter(Q(leased_until=None) | Q(leased_until__lte=Now()), pk=1)
-    if not free.update(lease_token=token, leased_until=Now() + LEASE):
-        raise ListHeld("", "", "another reader is at the failed list", "wait for it; if it died, try again in a minute")
-    held = FailedListReader.objects.filter(pk=1, lease_token=token)
-
-    def renew() -> None:
-        if not held.update(leased_until=Now() + LEASE):
-            raise ListHeld("", "", "another reader took the failed list over", "nothing is lost; run this again")
-
     try:
-        yield renew
-    finally:
-        with suppress(Error):
-            held.update(lease_token=None, leased_until=None)
+        with duty.hold(DUTY, LEASE) as renew:
+            yield renew
+    except duty.DutyHeld:
+        step = "nothing is lost; wait for it, or a minute if it died, and run this again"
+        raise ListHeld("", "", "another reader is at the failed list", step) from None
 
 
 def unreadable_entries(page: FailedPage) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The rows: the failed list's raw answers as they came, and who may read the list."""
+"""The rows: the failed list's raw answers as they came."""
 
 from typing import ClassVar
 
@@ -44,19 +44,3 @@ class FailedPage(models.Model):
 
     def __str__(self) -> str:
         return f"#{self.pk}"
-
-
-class FailedListReader(models.Model):
-    """The one row that says who reads the failed list, and until when that holds if nothing more is heard of it."""
-
-    lease_token = models.UUIDField(null=True, editable=False)
-    leased_until = models.DateTimeField(null=True, editable=False)
-
-    class Meta:
-        """Names."""
-
-        verbose_name = _("failed list reader")
-        verbose_name_plural = _("failed list readers")
-
-    def __str__(self) -> str:
-        return f"until {self.leased_until}" if self.leased_until else "nobody"

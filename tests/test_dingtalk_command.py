@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from callbacks.models import Event
+from callbacks.models import Duty, Event
 from registrar.client import DingTalkClient
-from registrar.models import FailedListReader, FailedPage
+from registrar.models import FailedPage
 from registrar.registration import Registration, look
 from simulator.server import Options, Simulator
 from tests.command import dingtalk, document
@@ -309,7 +309,7 @@ def test_failed_stores_the_events_and_counts(simulator: Simulator) -> None:
 
 @pytest.mark.django_db
 def test_failed_says_that_somebody_else_is_reading(simulator: Simulator) -> None:
-    FailedListReader.objects.create(pk=1, leased_until=timezone.now() + timedelta(seconds=40))
+    Duty.objects.create(name="failed_list", leased_until=timezone.now() + timedelta(seconds=40))
     said = dingtalk("failed")
     assert said.status == 1
     assert "another reader" in said.err

@@ -19,11 +19,11 @@ from django.utils import timezone
 
 from callbacks import payload
 from callbacks.inbox import receive
-from callbacks.models import Event
+from callbacks.models import Duty, Event
 from registrar import errors
 from registrar.client import DingTalkClient
 from registrar.failed_list import read_failed_list
-from registrar.models import FailedListReader, FailedPage
+from registrar.models import FailedPage
 from simulator.server import Options, Simulator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -255,7 +255,7 @@ def test_a_reader_that_was_overtaken_stops_and_leaves_its_page(simulator: Simula
     fill(simulator)
     slow = read_failed_list(client_of(simulator))
     next(slow)
-    FailedListReader.objects.update(leased_until=Now())
+    Duty.objects.update(leased_until=Now())
     fast = read_failed_list(client_of(simulator))
     next(fast)
     with pytest.raises(errors.ListHeld, match="nothing is lost"):
@@ -277,18 +277,18 @@ def test_a_reader_that_is_killed_loses_nothing_and_its_lease_runs_out(simulator:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_for(lambda: FailedListReader.objects.exclude(lease_token=None).exists() and calls(simulator) == 1)
+        wait_for(lambda: Duty.objects.exclude(lease_token=None).exists() and calls(simulator) == 1)
         wait_for(Event.objects.exists)
     finally:
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
     with pytest.raises(errors.ListHeld):
         next(read_failed_list(client_of(simulator)))
-    lease = FailedListReader.objects.get()
+    lease = Duty.objects.get()
     assert lease.leased_until is not None
     assert (lease.leased_until - timezone.now()).total_seconds() < 60
 
-    FailedListReader.objects.update(leased_until=Now())
+    Duty.objects.update(leased_until=Now())
     list(read_failed_list(client_of(simulator)))
     assert numbers() == Counter(range(450))
 

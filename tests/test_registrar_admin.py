@@ -10,7 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from registrar.models import FailedListReader, FailedPage
+from callbacks.models import Duty
+from registrar.models import FailedPage
 
 LIST = "admin:registrar_failedpage_changelist"
 PAGE = "admin:registrar_failedpage_change"
@@ -90,4 +91,4 @@ def test_nobody_may_add_change_or_delete_a_page(admin_client: Client) -> None:
 
 def test_rows_have_names_of_their_own() -> None:
     assert str(FailedPage(pk=3)) == "#3"
-    assert str(FailedListReader()) == "nobody"
+    assert str(Duty(name="feeder")) == "feeder by nobody"
