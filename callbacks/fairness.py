@@ -2,13 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 # So many failures in a row, and a destination counts as down: a handler that now and then refuses is none.
 DOWN_AFTER = 5
 # A destination that is down gets a tenth of one thread while others wait: it rests nine times as long as it took.
 REST = 9.0
 LONGEST_REST = 30.0
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Fairness:
@@ -37,16 +39,18 @@ class Fairness:
         if self._is_down(destination):
             self._rests_until[destination] = time.monotonic() + min(REST * seconds, LONGEST_REST)
 
-    def deal(self, due: Sequence[str], free: int) -> Iterator[tuple[str, int]]:
+    def deal(self, due: Sequence[str], free: int, beyond: Mapping[str, int] = NOTHING) -> Iterator[tuple[str, int]]:
         """Return destinations, those with the fewest attempts running first, and how many more each may have.
 
-        `due`: those that have due deliveries. One at rest has its turn only where all are.
+        `due`: those that have due deliveries. One at rest has its turn only where all are. `beyond`: by how many
+        attempts some may have more than the threads.
         """
         now = time.monotonic()
         ready = [each for each in due if self._rests_until.get(each, now) <= now] or due
         share = -(-free // max(len(ready), 1))
         for destination in sorted(ready, key=lambda each: self._running[each]):
-            room = (1 if self._is_down(destination) else self._threads) - self._running[destination]
+            most = 1 if self._is_down(destination) else self._threads + beyond.get(destination, 0)
+            room = most - self._running[destination]
             if room > 0:
                 yield destination, min(room, share)
 

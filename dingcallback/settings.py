@@ -60,6 +60,13 @@ WORK_ORDER_HANDLER = env.text("WORK_ORDER_HANDLER", "callbacks.handlers.log_work
 HANDLER_TIMEOUT = env.integer("HANDLER_TIMEOUT", 60, minimum=1)
 RETRY_SCHEDULE = env.integers("RETRY_SCHEDULE", [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400])
 
+# Workers on Celery, if any: they take what `manage.py deliver --feed` puts into the queue
+
+CELERY_BROKER_URL = env.brokers("CELERY_BROKER_URL")
+CELERY_QUEUE = env.text("CELERY_QUEUE", "dingcallback")
+CELERY_APPLICATION = "dingcallback.celery"
+FEED_AHEAD = env.integer("FEED_AHEAD", 8, minimum=1)
+
 # Who may reach the pages
 
 try:

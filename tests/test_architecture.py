@@ -17,10 +17,9 @@ FLOORS = {
     "callbacks": [
         "dingcrypto payload routing signing",
         "models migrations.*",
-        "batches deadline due duty inbox latecomer order outbox postgresql.* pruning relay",
-        "admin admin_* apps checks credentials display fairness handlers middleware ports supervisor tasks urls views "
-        "wakeup "
-        "watch web worker templatetags.* management.*",
+        "batches deadline due duty handover inbox latecomer order outbox postgresql.* pruning relay",
+        "admin admin_* apps checks credentials display fairness feeder handlers middleware ports supervisor tasks urls "
+        "views wakeup watch web worker templatetags.* management.*",
     ],
     "registrar": [
         "addresses catalogue errors failed_entries instances keys protocol",
@@ -33,7 +32,7 @@ FLOORS = {
         "server simulation styles tokens",
         "demo demo_* management.*",
     ],
-    "dingcallback": ["environment", "logs settings", "asgi celery urls wsgi"],
+    "dingcallback": ["environment", "logs settings startup", "asgi celery urls wsgi"],
 }
 # Which packages a package stands on.
 BELOW = {
