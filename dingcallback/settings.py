@@ -150,6 +150,8 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
         env.refuse("DATABASE_URL", "names no database", _supported)
     _database["ENGINE"] = "callbacks.postgresql"
     _database["OPTIONS"] = {"connect_timeout": 2, **_database.get("OPTIONS", {})}
+    # A pooler gives the next transaction another session, in which there is no such cursor.
+    _database["DISABLE_SERVER_SIDE_CURSORS"] = True
 else:
     env.refuse("DATABASE_URL", f"names the engine {_database['ENGINE'].rsplit('.', 1)[-1]}", _supported)
     _database = dict(dj_database_url.parse(_sqlite_default))
