@@ -45,6 +45,18 @@ class Broker:
         with Connection(self.url) as connection, connection.channel() as channel:
             return int(channel.queue_purge(self.queue) or 0)
 
+    def double(self) -> None:
+        """Put a copy behind the first message that waits."""
+        if self.kind == "redis":
+            with redis.Redis.from_url(self.url) as client:
+                client.lpush(self.queue, str(client.lindex(self.queue, -1), "utf-8"))
+            return
+        with Connection(self.url) as connection, connection.channel() as channel:
+            message = channel.basic_get(self.queue, no_ack=False)
+            copy = channel.prepare_message(message.body, properties=dict(message.properties))
+            channel.basic_publish(copy, exchange="", routing_key=self.queue)
+            channel.basic_reject(message.delivery_tag, requeue=True)
+
 
 def missing(kind: str) -> str:
     """Return why there can be no such broker here, or ''."""
@@ -69,6 +81,8 @@ def broker(kind: str) -> Iterator[Broker]:
         with redis_server(port):
             yield Broker(kind, f"redis://127.0.0.1:{port}/0", queue)
         return
+    with Connection(RABBITMQ_URL) as connection, connection.channel() as channel:
+        channel.queue_declare(queue, durable=True, auto_delete=False)
     try:
         yield Broker(kind, RABBITMQ_URL, queue)
     finally:
