@@ -6,10 +6,12 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import redis
+from amqp.basic_message import Message
 from kombu import Connection
 
 from tests.conftest import needs_service, reachable
@@ -37,12 +39,12 @@ class Broker:
         if self.kind == "redis":
             with redis.Redis.from_url(self.url) as client:
                 return int(client.llen(self.queue))
-        with Connection(self.url) as connection, connection.channel() as channel:
+        with _channel(self.url) as channel:
             return int(channel.queue_declare(self.queue, passive=True).message_count)
 
     def purge(self) -> int:
         """Forget the messages that wait; return how many they were."""
-        with Connection(self.url) as connection, connection.channel() as channel:
+        with _channel(self.url) as channel:
             return int(channel.queue_purge(self.queue) or 0)
 
     def double(self) -> None:
@@ -51,11 +53,17 @@ class Broker:
             with redis.Redis.from_url(self.url) as client:
                 client.lpush(self.queue, str(client.lindex(self.queue, -1), "utf-8"))
             return
-        with Connection(self.url) as connection, connection.channel() as channel:
+        with _channel(self.url) as channel:
             message = channel.basic_get(self.queue, no_ack=False)
-            copy = channel.prepare_message(message.body, properties=dict(message.properties))
+            copy = Message(message.body, **message.properties)
             channel.basic_publish(copy, exchange="", routing_key=self.queue)
             channel.basic_reject(message.delivery_tag, requeue=True)
+
+
+@contextmanager
+def _channel(url: str) -> Iterator[Any]:
+    with Connection(url) as connection, connection.channel() as channel:
+        yield channel
 
 
 def missing(kind: str) -> str:
@@ -81,12 +89,12 @@ def broker(kind: str) -> Iterator[Broker]:
         with redis_server(port):
             yield Broker(kind, f"redis://127.0.0.1:{port}/0", queue)
         return
-    with Connection(RABBITMQ_URL) as connection, connection.channel() as channel:
+    with _channel(RABBITMQ_URL) as channel:
         channel.queue_declare(queue, durable=True, auto_delete=False)
     try:
         yield Broker(kind, RABBITMQ_URL, queue)
     finally:
-        with Connection(RABBITMQ_URL) as connection, connection.channel() as channel:
+        with _channel(RABBITMQ_URL) as channel:
             channel.queue_delete(queue)
             channel.exchange_delete(queue)
 

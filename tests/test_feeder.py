@@ -15,7 +15,8 @@ from django.db.models.functions import Now
 
 from callbacks import feeder, handover, outbox
 from callbacks.feeder import Feeder, Unpublished
-from callbacks.models import Attempt, Delivery, Duty
+from callbacks.models import Attempt, Delivery, Duty, Event
+from callbacks.worker import POLL
 from tests.owed import WORKER, owe, table_away
 from tests.processes import wait_until
 from tests.shop.handlers import scripts
@@ -147,7 +148,7 @@ def test_one_whose_duty_was_taken_over_stands_by(queue: Queue) -> None:
         time.sleep(1)
         published = queue.published
         owe("shop_plain")
-        time.sleep(2 * feeder.POLL)
+        time.sleep(2 * POLL)
         assert queue.published == published
 
 
@@ -189,7 +190,7 @@ def test_a_database_that_refuses_for_a_while_is_waited_for(queue: Queue) -> None
     with feeding(queue):
         wait_until(lambda: Duty.objects.exclude(lease_token=None).exists())
         with table_away("callbacks_delivery"):
-            time.sleep(2 * feeder.POLL)
+            time.sleep(2 * POLL)
         owe("shop_plain")
         assert queue.work() == 1
 
@@ -197,7 +198,11 @@ def test_a_database_that_refuses_for_a_while_is_waited_for(queue: Queue) -> None
 def test_a_slow_destination_has_no_more_attempts_than_may_wait(queue: Queue) -> None:
     """So that with more processes than that the others always find some free."""
     gate = threading.Event()
-    scripts["plain"] = lambda event, delivery: gate.wait(30) and None
+
+    def wait(event: Event, delivery: Delivery) -> None:
+        gate.wait(30)
+
+    scripts["plain"] = wait
     try:
         for _ in range(12):
             owe("shop_plain")
