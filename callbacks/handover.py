@@ -40,8 +40,8 @@ def give_back(unstarted: Mapping[int, UUID]) -> int:
 
 
 def tokens(ids: list[int]) -> dict[int, UUID | None]:
-    """Return the tokens under which deliveries are held at this moment."""
-    return dict(Delivery.objects.filter(pk__in=ids).values_list("pk", "lease_token"))
+    """Return the tokens of those deliveries that are held at this moment."""
+    return dict(Delivery.objects.pending().held().filter(pk__in=ids).values_list("pk", "lease_token"))
 
 
 def _rows(unstarted: Mapping[int, UUID]) -> DeliveryQuerySet:
