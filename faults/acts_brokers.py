@@ -1,6 +1,7 @@
 """Faults of a broker, and of the feeders and Celery workers around it, each tried with RabbitMQ and with Redis."""
 
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -68,7 +69,11 @@ def double_messages(stage: Stage) -> None:
         stage.pause(0, 0.02)
         with suppress(KombuError):
             doubled += _broker(stage).double()
-    stage.note += f" {doubled} messages were there twice, {stage.service.log.read_text().count(DROPPED)} dropped."
+    dropped, end = 0, time.monotonic() + 20
+    while dropped < doubled and time.monotonic() < end:  # workers may have started after this act
+        time.sleep(0.2)
+        dropped = stage.service.log.read_text().count(DROPPED)
+    stage.note += f" {doubled} messages were there twice, {dropped} were dropped."
 
 
 @fault_of_each("kill -9 of a Celery worker's process in mid-task")
