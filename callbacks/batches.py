@@ -19,9 +19,15 @@ def ids_of(rows: QuerySet[Any]) -> Sequence[int]:
 
 def batches(ids: Sequence[int], most: int = MOST_ROWS) -> Iterator[list[int]]:
     """Yield the ids by at most `most`, each to be a transaction; on SQLite with a pause between."""
-    for start in range(0, len(ids), most):
-        if start:
+    for number, part in enumerate(in_parts(ids, most)):
+        if number:
             pause()
+        yield part
+
+
+def in_parts(ids: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Yield the ids by at most `most`."""
+    for start in range(0, len(ids), most):
         yield list(ids[start : start + most])
 
 

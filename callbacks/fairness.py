@@ -2,15 +2,18 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 # An attempt that has run so many seconds is slow.
 SLOW = 1.0
+UNKNOWN = float("inf")
 # So many failures in a row, and a destination counts as down: a handler that now and then refuses is none.
 DOWN_AFTER = 5
 # A destination that is down gets a tenth of one thread while others wait: it rests nine times as long as it took.
 REST = 9.0
 LONGEST_REST = 30.0
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Fairness:
@@ -24,11 +27,11 @@ class Fairness:
         self._rests_until = dict.fromkeys(down, time.monotonic() + LONGEST_REST)
 
     def started(self, destination: str, began: float) -> None:
-        """Note that an attempt at a destination has started, as of `time.monotonic`."""
+        """Note that an attempt at a destination has begun, as of `time.monotonic`, or at UNKNOWN."""
         self._running[destination].append(began)
 
-    def ended(self, destination: str, began: float, works: bool | None) -> None:
-        """Note how an attempt at a destination has ended (None: nobody knows)."""
+    def ended(self, destination: str, began: float, works: bool | None, seconds: float) -> None:
+        """Note how an attempt that began then has ended (None: nobody knows), and how long it took."""
         self._running[destination].remove(began)
         if works is None:
             return
@@ -40,17 +43,19 @@ class Fairness:
             return
         self._failures[destination] += 1
         if self._is_down(destination):
-            self._rests_until[destination] = now + min(REST * (now - began), LONGEST_REST)
+            self._rests_until[destination] = now + min(REST * seconds, LONGEST_REST)
 
-    def deal(self, due: Sequence[str], free: int) -> Iterator[tuple[str, int]]:
+    def deal(self, due: Sequence[str], free: int, beyond: Mapping[str, int] = NOTHING) -> Iterator[tuple[str, int]]:
         """Return destinations, those with the fewest attempts running first, and how many more each may have.
 
-        `due`: those that have due deliveries. One that rests or may hang has its turn only where all do.
+        `due`: those that have due deliveries. One that rests or may hang has its turn only where all do. `beyond`: by
+        how many attempts some may have more than the threads.
         """
         ready = [each for each in due if not self._rests(each) and not self._may_hang(each)] or due
         share = -(-free // max(len(ready), 1))
         for destination in sorted(ready, key=lambda each: len(self._running[each])):
-            room = (1 if self._is_down(destination) else self._threads) - len(self._running[destination])
+            most = 1 if self._is_down(destination) else self._threads + beyond.get(destination, 0)
+            room = most - len(self._running[destination])
             if room > 0:
                 yield destination, min(room, share)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from django.db import transaction
 from django.db.models import Exists, OuterRef, QuerySet
 
-from callbacks.batches import MOST_ROWS
+from callbacks.batches import MOST_ROWS, ids_of, in_parts
 from callbacks.models import Delivery, Event
 from callbacks.routing import Handler
 
@@ -14,8 +14,11 @@ from callbacks.routing import Handler
 def missed(events: QuerySet[Event], handler: Handler) -> Sequence[int]:
     """Return the ids of those events that the handler wants and was never owed, in the order of the inbox."""
     owed = Delivery.objects.filter(event=OuterRef("pk"), destination=handler.destination)
-    rows = events.filter(~Exists(owed)).order_by("pk").values_list("pk", "event_type", "payload")
-    return array("q", (pk for pk, name, data in rows.iterator(MOST_ROWS) if handler.wants(name, data)))
+    rows = Event.objects.order_by("pk").values_list("pk", "event_type", "payload")
+    wanted = array("q")
+    for ids in in_parts(ids_of(events.filter(~Exists(owed))), MOST_ROWS):  # as their payloads may be too much at once
+        wanted.extend(pk for pk, name, data in rows.filter(pk__in=ids) if handler.wants(name, data))
+    return wanted
 
 
 def owe(ids: Sequence[int], handler: Handler) -> int:

@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class Worker:
         A database that can't be reached is waited for, except `once`: then its django.db.Error is raised.
         """
         done = threading.Event()
-        keepers = [threading.Thread(target=self._keep_leases, args=(done,), name="keeper", daemon=True)]
+        keepers = [threading.Thread(target=keep_leases, args=(self._held, done), name="keeper", daemon=True)]
         if not once:
             keepers.append(threading.Thread(target=wakeup.listen, args=(self._wake, done), name="listen", daemon=True))
         for keeper in keepers:
@@ -159,21 +159,14 @@ class Worker:
         future.add_done_callback(lambda _: self._wake())
 
     def _attempt(self, delivery: Delivery) -> bool | None:
-        """Return whether the delivery's destination works, None where the database failed."""
-        try:
-            close_old_connections()
-            if connection.connection and not connection.is_usable():
-                connection.close()  # the server was restarted since: better found out before the attempt than in it
-            return outbox.attempt(delivery, self.name)
-        except Error as error:
-            logger.error("delivery %s is not settled and falls due when its lease ends: %s", delivery.pk, kind(error))
-            connection.close()
-            return None
+        refresh_connection()
+        return attempt(delivery, self.name)
 
     def _forget_ended(self) -> None:
         for future in [future for future in self._running if future.done()]:
             each = self._running.pop(future)
-            self._fairness.ended(each.delivery.destination, each.began, future.result())
+            took = time.monotonic() - each.began
+            self._fairness.ended(each.delivery.destination, each.began, future.result(), took)
 
     def _finish(self) -> Ending:
         """Give the running attempts some time, then settle those that hang and give back the others."""
@@ -193,15 +186,41 @@ class Worker:
             return Ending.TIMED_OUT
         return Ending.FINISHED if all(future.done() for future in self._running) else Ending.GAVE_BACK
 
-    def _keep_leases(self, done: threading.Event) -> None:
-        while not done.wait(LEASE.total_seconds() / 3):
-            try:
-                close_old_connections()
-                outbox.renew([each.delivery for each in list(self._running.values())])
-            except Error as error:
-                logger.error("leases could not be renewed, trying again: %s", kind(error))
-                connection.close()
+    def _held(self) -> list[Delivery]:
+        return [each.delivery for each in list(self._running.values())]
+
+
+def refresh_connection() -> None:
+    """Leave a connection that the server has ended: better found out before an attempt than in it."""
+    try:
+        close_old_connections()
+        usable = not connection.connection or connection.is_usable()
+    except Error:
+        usable = False
+    if not usable:
         connection.close()
+
+
+def attempt(delivery: Delivery, worker: str) -> bool | None:
+    """Attempt a claimed delivery; return whether its destination works, None where the database failed."""
+    try:
+        return outbox.attempt(delivery, worker)
+    except Error as error:
+        logger.error("delivery %s is not settled and falls due when its lease ends: %s", delivery.pk, kind(error))
+        connection.close()
+        return None
+
+
+def keep_leases(held: Callable[[], Iterable[Delivery]], done: threading.Event) -> None:
+    """Prolong the leases of what `held` returns, long before they end, until `done`."""
+    while not done.wait(LEASE.total_seconds() / 3):
+        try:
+            close_old_connections()
+            outbox.renew(held())
+        except Error as error:
+            logger.error("leases could not be renewed, trying again: %s", kind(error))
+            connection.close()
+    connection.close()
 
 
 def kind(error: Exception) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
@@ -17,6 +18,7 @@ from dotenv import dotenv_values
 T = TypeVar("T")
 
 MOST = 31 * 24 * 3600
+BROKERS = ("amqp", "amqps", "pyamqp", "redis", "rediss", "sentinel")
 
 # How this service's settings begin.
 _OURS = (
@@ -32,6 +34,7 @@ _OURS = (
     "ENV_FILE",
     "EXTRA_APPS",
     "FAILED_LIST_",
+    "FEED_",
     "FIELD_ENCRYPTION_KEYS",
     "HANDLER_",
     "LANGUAGE_CODE",
@@ -117,6 +120,15 @@ class Environment:
         words = {"0": False, "false": False, "1": True, "true": True}
         return self._parsed(name, default, lambda text: words[text.lower()], "0, 1, true or false")
 
+    def brokers(self, name: str) -> str:
+        """Return the address of a broker, or several separated by semicolons; their passwords reach no error."""
+        value = self.secret(name)
+        if all(_is_broker(url) for url in value.split(";")) or not value:
+            return value
+        hint = "use amqp://user:password@host:5672/vhost or redis://host:6379/0, or remove it"
+        self.refuse(name, "is no address of RabbitMQ or Redis", hint)
+        return ""
+
     def names(self, name: str, default: list[str]) -> list[str]:
         """Return a comma-separated list without blanks and empty entries."""
         return [part.strip() for part in self.text(name).split(",") if part.strip()] or default
@@ -173,6 +185,14 @@ class Environment:
         except (ValueError, KeyError, OSError):
             self.refuse(name, f"is {text[:40]!r}", f"set it to {expected}, or remove it for the default")
             return default
+
+
+def _is_broker(url: str) -> bool:
+    try:
+        parts = urlsplit(url.strip())
+        return parts.scheme in BROKERS and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

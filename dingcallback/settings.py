@@ -62,6 +62,13 @@ WORK_ORDER_HANDLER = env.text("WORK_ORDER_HANDLER", "callbacks.handlers.log_work
 HANDLER_TIMEOUT = env.integer("HANDLER_TIMEOUT", 60, minimum=1)
 RETRY_SCHEDULE = env.integers("RETRY_SCHEDULE", [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400])
 
+# Workers on Celery, if any: they take what `manage.py deliver --feed` puts into the queue
+
+CELERY_BROKER_URL = env.brokers("CELERY_BROKER_URL")
+CELERY_QUEUE = env.text("CELERY_QUEUE", "dingcallback")
+CELERY_APPLICATION = "dingcallback.celery"
+FEED_AHEAD = env.integer("FEED_AHEAD", 8, minimum=1)
+
 # Who may reach the pages
 
 try:
@@ -146,6 +153,8 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
         env.refuse("DATABASE_URL", "names no database", _supported)
     _database["ENGINE"] = "callbacks.postgresql"
     _database["OPTIONS"] = {"connect_timeout": 2, **_database.get("OPTIONS", {})}
+    # A pooler gives the next transaction another session, in which there is no such cursor.
+    _database["DISABLE_SERVER_SIDE_CURSORS"] = True
 else:
     env.refuse("DATABASE_URL", f"names the engine {_database['ENGINE'].rsplit('.', 1)[-1]}", _supported)
     _database = dict(dj_database_url.parse(_sqlite_default))

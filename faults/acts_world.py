@@ -93,7 +93,7 @@ def refuse_rows(stage: Stage) -> None:
         stage.pause(1, 2)
 
 
-def _now_and_then(act: str, every: int) -> Callable[[int], dict[str, Any]]:
+def now_and_then(act: str, every: int) -> Callable[[int], dict[str, Any]]:
     """Return what makes one event of so many go wrong at first, and every second of those always with `poison`."""
 
     def spice(number: int) -> dict[str, Any]:
@@ -104,19 +104,19 @@ def _now_and_then(act: str, every: int) -> Callable[[int], dict[str, Any]]:
     return spice
 
 
-@fault("handlers that raise, after they have written", spice=_now_and_then("raise", 4))
+@fault("handlers that raise, after they have written", spice=now_and_then("raise", 4))
 def raising_handlers(stage: Stage) -> None:
     """Let them."""
     stage.last(18)
 
 
-@fault("handlers that hang until their time is over", spice=_now_and_then("hang", 40))
+@fault("handlers that hang until their time is over", spice=now_and_then("hang", 40))
 def hanging_handlers(stage: Stage) -> None:
     """Let them."""
     stage.last(18)
 
 
-@fault("handlers that end their process, after they have written", spice=_now_and_then("exit", 25))
+@fault("handlers that end their process, after they have written", spice=now_and_then("exit", 25))
 def exiting_handlers(stage: Stage) -> None:
     """Let them."""
     stage.last(18)
@@ -124,7 +124,7 @@ def exiting_handlers(stage: Stage) -> None:
 
 @fault(
     "handlers that eat memory until there is no more (RLIMIT_AS of 2 GiB)",
-    spice=_now_and_then("memory", 15),
+    spice=now_and_then("memory", 15),
     before_worker=("prlimit", "--as=2147483648", "--"),
 )
 def greedy_handlers(stage: Stage) -> None:

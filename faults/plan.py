@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from faults.brokers import missing_broker
 from faults.databases import VENDORS
 
 CLOCK_LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Path("/nonexistent"))
@@ -16,14 +17,18 @@ CLOCK_LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Pat
 class Plan:
     """The surroundings of a fault: settings, workers, what the machine must have, and the load (events a second).
 
-    `together`: so many events at once, of a subject of their own; 1: of any of so many `subjects`.
+    `together`: so many events at once, of a subject of their own; 1: of any of so many `subjects`. `broker`: of this
+    kind, with feeders and Celery workers of two processes each; '': with workers of `deliver`.
     """
 
     settings: dict[str, str] = field(default_factory=dict)
     rate: float = 8.0
     subjects: int = 40
     together: int = 1
+    webs: int = 1
     workers: int = 2
+    broker: str = ""
+    feeders: int = 2
     before_worker: tuple[str, ...] = ()
     small_disk: bool = False
     clock: bool = False
@@ -38,7 +43,7 @@ class Plan:
             return "needs libfaketime (apt-get install faketime)"
         if self.before_worker and not shutil.which(self.before_worker[0]):
             return f"needs {self.before_worker[0]}"
-        return ""
+        return missing_broker(self.broker) if self.broker else ""
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,15 @@ FAULTS: dict[str, Fault] = {}
 Act = Callable[[Any], None]
 
 
-def fault(text: str, *, only: str = "", **plan: Any) -> Callable[[Act], Act]:
-    """Register the decorated function as a fault under its own name; `only`: the one database that has it."""
+def fault(text: str, *, only: str = "", broker: str = "", **plan: Any) -> Callable[[Act], Act]:
+    """Register the decorated function as a fault under its own name; `only`: the one database that has it.
+
+    `broker`: the kind of broker that it is tried with, which its name ends with.
+    """
 
     def register(act: Act) -> Act:
-        name = act.__name__
-        FAULTS[name] = Fault(name, text, act, (only,) if only else VENDORS, Plan(**plan))
+        name = f"{act.__name__}_{broker}" if broker else act.__name__
+        FAULTS[name] = Fault(name, text, act, (only,) if only else VENDORS, Plan(broker=broker, **plan))
         return act
 
     return register

@@ -1,4 +1,4 @@
-"""The service as an operator runs it: a web server and workers, each started again whenever it ends."""
+"""The service as an operator runs it: web servers, workers, feeders, each started again whenever it ends."""
 
 import os
 import signal
@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import requests
 
 from callbacks.web import GRANIAN_OPTIONS
+from faults.plan import Plan
 from faults.processes import ROOT, Marked, Process, children, free_port
 
 READY_WITHIN = 60.0
@@ -22,17 +23,29 @@ WEB_NAME = "web"
 
 
 class Service:
-    """`web`, `worker-1`, `worker-2`…; a process manager's part is played by a thread."""
+    """`web`, `web-2`…, `feeder-1`…, `worker-1`, `worker-2`…; a process manager's part is played by a thread."""
 
-    def __init__(self, folder: Path, vendor: str, workers: int, before: Sequence[str] = ()) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}/dingtalk/callback/"
+    def __init__(self, folder: Path, vendor: str, plan: Plan) -> None:
+        self.ports = [free_port() for _ in range(plan.webs)]
+        self.url = f"http://127.0.0.1:{self.ports[0]}/dingtalk/callback/"
         self.log = folder / "service.log"
-        address = ["--host", "127.0.0.1", "--port", str(self.port), "dingcallback.wsgi:application"]
-        deliver = [*before, sys.executable, "manage.py", "deliver"]
-        web = [sys.executable, "-m", "granian", "--interface", "wsgi", *GRANIAN_OPTIONS[vendor], *address]
-        self.workers = [f"worker-{number + 1}" for number in range(workers)]
-        self._commands = {WEB_NAME: web, **dict.fromkeys(self.workers, deliver)}
+        self.webs = [WEB_NAME, *(f"{WEB_NAME}-{number}" for number in range(2, plan.webs + 1))]
+        self.feeders = [f"feeder-{number + 1}" for number in range(plan.feeders if plan.broker else 0)]
+        self.workers = [f"worker-{number + 1}" for number in range(plan.workers)]
+        python, deliver = sys.executable, [sys.executable, "manage.py", "deliver"]
+        granian = [python, "-m", "granian", "--interface", "wsgi", *GRANIAN_OPTIONS[vendor], "--host", "127.0.0.1"]
+        celery = [python, "-m", "celery", "--quiet", "-A", "dingcallback", "worker", "--concurrency", "2", "--hostname"]
+        self._commands = {
+            **{
+                name: [*granian, "--port", str(port), "dingcallback.wsgi:application"]
+                for name, port in zip(self.webs, self.ports, strict=True)
+            },
+            **{name: [*deliver, "--feed"] for name in self.feeders},
+            **{
+                name: [*plan.before_worker, *([*celery, f"{name}@localhost"] if plan.broker else deliver)]
+                for name in self.workers
+            },
+        }
         self._running: dict[str, Process] = {}
         self._wanted = threading.Event()
         self._ended = threading.Event()
@@ -61,14 +74,17 @@ class Service:
         return done.stdout
 
     def wait_until_ready(self) -> None:
-        """Return once the web server is ready."""
+        """Return once each web server is ready."""
         end = time.monotonic() + READY_WITHIN
-        while time.monotonic() < end:
+        waiting = list(self.ports)
+        while waiting:
             with suppress(requests.RequestException):
-                if requests.get(f"http://127.0.0.1:{self.port}/readyz", timeout=3).ok:
-                    return
+                if requests.get(f"http://127.0.0.1:{waiting[0]}/readyz", timeout=3).ok:
+                    waiting.pop(0)
+                    continue
+            if time.monotonic() > end:
+                raise TimeoutError("the web server did not become ready")
             time.sleep(LOOK_EVERY)
-        raise TimeoutError("the web server did not become ready")
 
     def find(self, name: str, child: bool = False) -> int | None:
         """Return the id of a process, or of the last of its children; None where there is none at this moment."""
@@ -88,6 +104,13 @@ class Service:
                     return found
             time.sleep(LOOK_EVERY)
         raise TimeoutError(f"{name} did not run")
+
+    def kill(self, name: str) -> None:
+        """Kill a process and all its children, as soon as there is one."""
+        found = self.strike(name, signal.SIGSTOP)  # so that it starts no other child
+        for process in [*children(found), found]:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     def lose_power(self) -> None:
         """Kill everything at once, and start nothing until `start_again`."""
@@ -119,7 +142,7 @@ class Service:
                 process = self._running.get(name)
                 if not self._wanted.is_set() or (process and process.poll() is None):
                     continue
-                if process and name == WEB_NAME:  # what a killed parent left still listens
+                if process and name in self.webs:  # what a killed parent left still listens
                     with suppress(ProcessLookupError):
                         os.killpg(process.pid, signal.SIGKILL)
                 self._running[name] = self.marked.start(command, self.log)

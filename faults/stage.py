@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from dingcallback.environment import isolated
+from faults.brokers import Broker
 from faults.databases import Database, PostgresqlServer, SqliteFile
 from faults.ledger import tables
 from faults.load import Load
@@ -46,7 +47,8 @@ class Stage:
         self.database: Database = (
             SqliteFile(folder / "disk") if vendor == "sqlite" else PostgresqlServer(folder, self._timed())
         )
-        self.service = Service(folder, vendor, self.plan.workers, self.plan.before_worker)
+        self.broker = Broker(self.plan.broker, folder, self.settings) if self.plan.broker else None
+        self.service = Service(folder, vendor, self.plan)
         self.simulator = Simulator(OPTIONS)
         self.load = Load(self.simulator, self.random, self.plan)
         self.extra_pushes = 0
@@ -84,6 +86,10 @@ class Stage:
             f"WHERE state = 'pending' AND leased_until < {until[self.database.vendor]}"
         )
 
+    def expire_duty(self) -> None:
+        """Let the acting feeder's lease end now, as if it had not been heard of for long."""
+        self.database.run(f"UPDATE callbacks_duty SET leased_until = '{LONG_AGO}' WHERE name = 'feeder'")  # noqa: S608 - constants
+
     def set_clock(self, seconds: int) -> None:
         """Move the clock of the service, and of a PostgreSQL server, by so many seconds from the true time."""
         self.clock.write_text(f"{seconds:+d}")
@@ -98,6 +104,10 @@ class Stage:
             self.simulator.start()
             stack.callback(self.simulator.stop)
             urls = {"DINGTALK_OAPI_URL": self.simulator.url, "DINGTALK_API_URL": self.simulator.url}
+            if self.broker:
+                stack.callback(self.broker.end)
+                self.broker.start()
+                urls["CELERY_BROKER_URL"] = self.broker.url
             stack.callback(self.service.end)
             hasty = {"DINGTALK_CALLS_PER_SECOND": "0"}  # thousands of instances are fetched in a minute
             self.service.start({**self._timed(), **urls, **hasty, "DATABASE_URL": self.database.url})

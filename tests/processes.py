@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import requests
 from django.conf import settings
@@ -58,6 +59,14 @@ def manage(*arguments: str, **changes: str) -> "subprocess.CompletedProcess[str]
 def deliver(log: Path, *arguments: str, **changes: str) -> Iterator[Process]:
     """Run `manage.py deliver` until the block ends, where it is killed if it still runs."""
     with _running(log, [sys.executable, "manage.py", "deliver", *arguments], **changes) as process:
+        yield process
+
+
+@contextmanager
+def celery(log: Path, *arguments: str, **changes: str) -> Iterator[Process]:
+    """Run a Celery worker until the block ends, where it is killed if it still runs."""
+    worker = [sys.executable, "-m", "celery", "--quiet", "-A", "dingcallback", "worker", "--hostname", uuid4().hex]
+    with _running(log, [*worker, *arguments], **changes) as process:
         yield process
 
 

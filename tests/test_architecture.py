@@ -17,10 +17,10 @@ FLOORS = {
     "callbacks": [
         "dingcrypto payload routing signing",
         "models migrations.*",
-        "batches chores deadline due duty inbox lapse latecomer order outbox postgresql.* pruning relay sqlite.*",
-        "admin admin_* apps checks credentials display fairness handlers middleware ports supervisor tasks urls views "
-        "wakeup "
-        "watch web worker templatetags.* management.*",
+        "batches chores deadline due duty handover inbox lapse latecomer order outbox postgresql.* pruning relay "
+        "sqlite.*",
+        "admin admin_* apps checks credentials display fairness feeder handlers middleware ports supervisor tasks urls "
+        "views wakeup watch web worker templatetags.* management.*",
     ],
     "registrar": [
         "addresses catalogue errors failed_entries instances keys protocol steps",
@@ -33,7 +33,7 @@ FLOORS = {
         "samples sealing server simulation styles tokens",
         "demo demo_* management.*",
     ],
-    "dingcallback": ["environment", "logs settings", "asgi celery urls wsgi"],
+    "dingcallback": ["environment", "logs settings startup", "asgi celery urls wsgi"],
 }
 # Which packages a package stands on.
 BELOW = {

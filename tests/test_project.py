@@ -191,7 +191,9 @@ def test_the_migrations_match_the_models() -> None:
 def test_the_example_env_lists_every_setting_that_is_read() -> None:
     source = (ROOT / "dingcallback" / "settings.py").read_text()
     read = set(
-        re.findall(r'env\.(?:text|secret|integers?|boolean|names|choice|time_zone|apps)\(\s*"([A-Z_]+)"', source)
+        re.findall(
+            r'env\.(?:text|secret|integers?|boolean|names|choice|time_zone|apps|brokers)\(\s*"([A-Z_]+)"', source
+        )
     )
     listed = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert listed == read

@@ -11,17 +11,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.utils import timezone
 
-from callbacks import outbox, pruning
+from callbacks import duty, outbox, pruning
 from callbacks.batches import MOST_ROWS, ids_of
 from callbacks.deadline import ANSWER_WITHIN, in_time
 from callbacks.inbox import receive
-from callbacks.models import Attempt, Delivery, Event, Horizon
+from callbacks.models import Attempt, Delivery, Duty, Event, Horizon
 from registrar.client import DingTalkClient
 from registrar.failed_entries import Entry, event_time
 from registrar.failed_list import read_failed_list
@@ -244,6 +245,39 @@ def test_sigterm_stops_it_between_two_batches() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
     prune("--days", 30)
     assert left() == set()
+
+
+def test_where_another_process_prunes_it_leaves_the_work_to_it() -> None:
+    many(300)
+    with duty.hold("prune"):
+        said = prune("--days", 30)
+        told = pruned("--days", 30)
+
+    assert (said.status, said.err) == (0, "")
+    assert "Another process prunes; what is left is left to it." in said.out
+    assert (told["elsewhere"], told["finished"], told["events"]) == (True, False, 0)
+    assert len(left()) == 300
+    assert pruned("--days", 30)["events"] == 300
+
+
+@committed
+def test_one_that_another_takes_over_from_stops() -> None:
+    many(1200)
+
+    def take_over() -> None:
+        try:
+            while Event.objects.count() == 1200:
+                time.sleep(0.001)
+            Duty.objects.update(lease_token=uuid4())
+        finally:
+            connection.close()
+
+    threading.Thread(target=take_over).start()
+    told = pruned("--days", 30)
+
+    assert (told["elsewhere"], told["finished"]) == (True, False)
+    assert 0 < told["events"] < 1200
+    assert len(left()) == 1200 - told["events"]
 
 
 @committed

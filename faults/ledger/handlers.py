@@ -10,7 +10,7 @@ from callbacks.models import Delivery, Event
 from callbacks.payload import Fields
 from callbacks.routing import router
 
-KINDS = ("bpms_task_change", "bpms_instance_change")
+KINDS = ("bpms_task_change", "bpms_instance_change", "faults_task")
 HANG = 3600
 CHUNK = 64 * 1024 * 1024
 

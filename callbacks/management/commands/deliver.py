@@ -1,4 +1,4 @@
-"""`manage.py deliver`: carry due deliveries to their destinations."""
+"""`manage.py deliver`: carry due deliveries to their destinations, or feed those that do."""
 
 import argparse
 import logging
@@ -6,11 +6,17 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
+from django.utils.module_loading import import_string
 
+from callbacks.feeder import Feeder, Publish
 from callbacks.supervisor import say_hung, say_orderly, stop_with_parent, supervise
 from callbacks.worker import Ending, Worker, kind
 
@@ -21,13 +27,19 @@ class Command(BaseCommand):
     help = "Carry due deliveries to their destinations until SIGTERM or Ctrl-C; unfinished ones are given back."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add --once and --threads; --child and --down are the supervisor's."""
+        """Add --once, --threads and --feed; --child and --down are the supervisor's."""
         parser.add_argument("--once", action="store_true", help="until no delivery is due, then exit")
         parser.add_argument(
             "--threads",
             type=int,
             default=4,
             help="attempts at the same time (default 4), and as many more where some are slow",
+        )
+        parser.add_argument(
+            "--feed",
+            action="store_true",
+            help="attempt nothing here, but give what is due to Celery workers by way of CELERY_BROKER_URL; of any "
+            "number that run, one acts",
         )
         parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
         parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
@@ -37,28 +49,35 @@ class Command(BaseCommand):
         """Supervise a child that works; SIGTERM gives running attempts a few seconds, then gives them back."""
         if options["threads"] < 1:
             raise CommandError("--threads must be at least 1", returncode=2)
-        if options["child"] is not None:
-            self._work(options)
-        once = ["--once"] if options["once"] else []
-        status = supervise([*once, "--threads", str(options["threads"])])
-        if status:
-            sys.exit(status)
+        if options["feed"]:
+            _require_feedable(options)
+        if options["child"] is None:
+            given = [f"--{name}" for name in ("feed", "once") if options[name]]
+            sys.exit(supervise([*given, "--threads", str(options["threads"])]))
+        if options["feed"]:
+            self._feed(options)
+        self._work(options)
+
+    def _feed(self, options: dict[str, Any]) -> NoReturn:
+        """Feed Celery's workers as the supervisor's child."""
+        feeder = Feeder(_publisher(), settings.FEED_AHEAD)
+        _heed(feeder.stop, options["parent"])
+        feeder.run()
+        self._end(self._say(Ending.FINISHED, [], options["child"]))
 
     def _work(self, options: dict[str, Any]) -> NoReturn:
         """Carry deliveries as the supervisor's child, and end without waiting for threads in which handlers hang."""
         worker = Worker(options["threads"], options["down"])
-        signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        watch = (worker.stop, options["parent"])
-        threading.Thread(target=stop_with_parent, args=watch, name="parent", daemon=True).start()
+        _heed(worker.stop, options["parent"])
         try:
             ending = worker.run(once=options["once"])
         except Error as error:
             say_orderly(options["child"])
             self.stderr.write(f"the database refuses: {kind(error)}; is it up, and migrated?")
-            status = 1
-        else:
-            status = self._say(ending, worker.hung, options["child"])
+            self._end(1)
+        self._end(self._say(ending, worker.hung, options["child"]))
+
+    def _end(self, status: int) -> NoReturn:
         self.stderr.flush()
         logging.shutdown()
         os._exit(status)
@@ -73,3 +92,27 @@ class Command(BaseCommand):
         self.stdout.write(f"deliver: stopped{gave_back}")
         self.stdout.flush()
         return 0
+
+
+def _require_feedable(options: dict[str, Any]) -> None:
+    """Raise CommandError where there is nobody to feed, or nothing to feed with."""
+    if options["once"]:
+        raise CommandError("--feed feeds until it is stopped; leave out --once", returncode=2)
+    if not settings.CELERY_BROKER_URL:
+        raise CommandError("CELERY_BROKER_URL is empty: set it to your broker's address, or leave out --feed")
+    if find_spec("celery") is None:
+        raise CommandError("Celery is not installed: pip install -r requirements-celery.txt")
+
+
+def _publisher() -> Publish:
+    """Return what publishes; it is imported by name, as Celery is there only where somebody wants it."""
+    import_module(settings.CELERY_APPLICATION)
+    publish: Publish = import_string("callbacks.tasks.publish")
+    return publish
+
+
+def _heed(stop: Callable[[], None], parent: int) -> None:
+    """Stop on SIGTERM, or when the supervisor is gone; Ctrl-C reaches the supervisor, which passes it on."""
+    signal.signal(signal.SIGTERM, lambda *_: stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=stop_with_parent, args=(stop, parent), name="parent", daemon=True).start()

@@ -22,7 +22,10 @@ KILL_AFTER = 12
 
 
 class Command(BaseCommand):
-    """Run granian and `deliver` until Ctrl-C or SIGTERM; where one ends, end the other."""
+    """Run granian and `deliver` until Ctrl-C or SIGTERM; where one ends, end the other.
+
+    Where workers on Celery carry the deliveries, `deliver` feeds them.
+    """
 
     help = "Run the web server and a worker in the foreground; Ctrl-C or SIGTERM stops both."
 
@@ -49,7 +52,8 @@ class Command(BaseCommand):
         manager = honcho.manager.Manager(Printer(sys.stdout, prefix=settings.LOG_FORMAT == "text"))
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         manager.add_process("web", f"exec {web}", env=environment, cwd=settings.BASE_DIR)
-        manager.add_process("worker", f"exec {python} {manage} deliver", env=environment, cwd=settings.BASE_DIR)
+        deliver = "deliver --feed" if settings.CELERY_BROKER_URL else "deliver"
+        manager.add_process("worker", f"exec {python} {manage} {deliver}", env=environment, cwd=settings.BASE_DIR)
         # A closed terminal must end the children too.
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         if settings.LOG_FORMAT == "text":

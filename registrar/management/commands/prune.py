@@ -1,7 +1,7 @@
 """`manage.py prune`: delete old rows that nobody is owed any more."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.timezone import localtime
 
-from callbacks import pruning
+from callbacks import duty, pruning
 from callbacks.batches import batches, ids_of
 from callbacks.management.screen import Screen, progress, stoppable, table
 from callbacks.models import Attempt, Delivery, Event
@@ -19,6 +19,7 @@ from callbacks.worker import kind
 from registrar.failed_list import needed_since
 from registrar.models import FailedPage
 
+DUTY = "prune"
 FEWEST_DAYS, MOST_DAYS = 8, 36_500
 LABELS = {
     "events": Event._meta.label,
@@ -69,6 +70,7 @@ def _counted(before: datetime) -> dict[str, Any]:
     return {
         "dry_run": True,
         "finished": True,
+        "elsewhere": False,
         "events": events.count(),
         "deliveries": Delivery.objects.filter(event__in=events).count(),
         "attempts": Attempt.objects.filter(delivery__event__in=events).count(),
@@ -77,19 +79,31 @@ def _counted(before: datetime) -> dict[str, Any]:
 
 
 def _pruned(before: datetime) -> dict[str, Any]:
+    """Prune, unless another process does; one that takes over makes this one stop."""
+    deleted: Counter[str] = Counter()
+    finished = elsewhere = False
+    try:
+        with duty.hold(DUTY) as renew:
+            finished = _prune(before, deleted, renew)
+    except duty.DutyHeld:
+        elsewhere = True
+    counts = {word: deleted[label] for word, label in LABELS.items()}
+    return {"dry_run": False, "finished": finished, "elsewhere": elsewhere, **counts}
+
+
+def _prune(before: datetime, deleted: Counter[str], renew: Callable[[], None]) -> bool:
+    """Delete what is old, and count it; return whether it is all of it."""
     pruning.move_horizon(before)
     events, pages = ids_of(pruning.settled(before)), ids_of(_pages(before))
-    deleted: Counter[str] = Counter()
-    finished = True
     with stoppable() as stop, progress() as bar:
         task = bar.add_task("pruning", total=len(events) + len(pages))
         for count, rows in _deletions(events, pages):
             deleted += rows
             bar.advance(task, count)
             if stop.is_set():
-                finished = False
-                break
-    return {"dry_run": False, "finished": finished, **{word: deleted[label] for word, label in LABELS.items()}}
+                return False
+            renew()
+    return True
 
 
 def _pages(before: datetime) -> QuerySet[FailedPage]:
@@ -108,7 +122,9 @@ def _tell(screen: Screen, before: datetime, data: dict[str, Any]) -> None:
     for word in LABELS:
         counts.add_row(word.replace("_", " "), str(data[word]))
     ending = "Nothing was deleted." if data["dry_run"] else "Pruned."
-    if not data["finished"]:
+    if data["elsewhere"]:
+        ending = "Another process prunes; what is left is left to it."
+    elif not data["finished"]:
         ending = "Stopped; run it again to go on."
     screen.show(counts, f"{ending} Older events that are still owed, and stay: {owed}.")
     screen.end({"before": before.isoformat(), **data, "still_owed": owed})

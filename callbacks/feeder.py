@@ -1,0 +1,245 @@
+"""Feed a queue that workers elsewhere take from: claim what is due, publish it, and claim it back where nothing comes.
+
+The rows stay the truth. The queue is kept short, so that whose turn it is is decided here and not by the queue, and
+what is in it may be lost, doubled or late: see `callbacks.handover`.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from uuid import UUID
+
+from django.db import Error, close_old_connections, connection
+
+from callbacks import due, duty, handover, outbox, wakeup
+from callbacks.dingcrypto import CallbackError
+from callbacks.fairness import SLOW, UNKNOWN, Fairness
+from callbacks.models import LEASE, Attempt, Delivery
+from callbacks.worker import AFTER_DATABASE_ERROR, POLL, kind
+
+logger = logging.getLogger(__name__)
+
+DUTY = "feeder"
+STAND_BY = 5.0
+LOOK_EVERY = 0.02
+RENEW_EVERY = LEASE.total_seconds() / 3
+# A message that nobody has started by then counts as lost: a queue may be purged, and a broker forget.
+EXPIRES_AFTER = 60.0
+LONGEST_PAUSE = 30.0
+
+Publish = Callable[[Delivery], None]
+
+
+class Unpublished(CallbackError):
+    """The broker did not take a message, or did not say that it has."""
+
+
+@dataclass
+class Published:
+    """A delivery that somebody may be at; times as of `time.monotonic`, `running_since` once it was seen started."""
+
+    destination: str
+    token: UUID
+    attempts: int
+    at: float
+    running_since: float | None = None
+
+
+class Feeder:
+    """Keeps up to `ahead` unstarted messages of each destination in the queue; of any number of feeders, one acts.
+
+    A destination whose attempts are slow, or not yet known to be quick, has no more than `ahead` attempts altogether,
+    so that with more processes than that the others always find some free.
+    """
+
+    def __init__(self, publish: Publish, ahead: int) -> None:
+        self._publish = publish
+        self._ahead = ahead
+        self._stop = threading.Event()
+        self._woken: SimpleQueue[None] = SimpleQueue()  # see `callbacks.worker`
+        self._published: dict[int, Published] = {}
+        self._fairness = Fairness(ahead)
+        self._quick: set[str] = set()
+        self._deserted = False
+        self._renew_at = 0.0
+        self._publish_at = 0.0
+        self._pause = 0.0
+
+    def stop(self) -> None:
+        """Publish nothing more; `run` returns when what nobody has started is given back."""
+        self._stop.set()
+        self._wake()
+
+    def run(self) -> None:
+        """Feed, or stand by while another feeder does, until stopped; a database out of reach is waited for."""
+        done = threading.Event()
+        listener = threading.Thread(target=wakeup.listen, args=(self._wake, done), name="listen", daemon=True)
+        listener.start()
+        try:
+            while not self._stop.is_set():
+                self._stop.wait(self._try_to_act())
+        finally:
+            done.set()
+            listener.join(2.0)
+
+    def _try_to_act(self) -> float:
+        """Act for as long as this feeder is the one; return after how many seconds to try again."""
+        try:
+            close_old_connections()
+            with duty.hold(DUTY) as renew:
+                logger.info("this feeder acts, %s ahead for each destination", self._ahead)
+                self._act(renew)
+        except duty.DutyHeld as error:
+            logger.debug("standing by: %s", error)
+            return STAND_BY
+        except Error as error:
+            logger.error("the database refuses, trying again in %.0f s: %s", AFTER_DATABASE_ERROR, kind(error))
+            connection.close()
+            return AFTER_DATABASE_ERROR
+        return 0.0
+
+    def _act(self, renew: Callable[[], None]) -> None:
+        self._begin()
+        while not self._stop.is_set():
+            self._keep(renew)
+            self._look()
+            self._feed()
+            self._wait(LOOK_EVERY if self._published else POLL)
+        self._take_back(self._unstarted())
+
+    def _begin(self) -> None:
+        """Know what others hold, and have nothing else in the queue: what was published may be lost by now."""
+        self._take_back(self._unstarted())
+        for pk in list(self._published):
+            self._forget(pk, None, 0.0)
+        now = time.monotonic()
+        for delivery in Delivery.objects.pending().held().only("destination", "lease_token", "attempts"):
+            self._note(delivery, now)
+
+    def _note(self, delivery: Delivery, running_since: float | None = None) -> None:
+        assert delivery.lease_token  # noqa: S101 - it was claimed
+        self._published[delivery.pk] = Published(
+            delivery.destination, delivery.lease_token, delivery.attempts, time.monotonic(), running_since
+        )
+        self._fairness.started(delivery.destination, UNKNOWN)
+
+    def _forget(self, pk: int, works: bool | None, seconds: float) -> None:
+        self._fairness.ended(self._published.pop(pk).destination, UNKNOWN, works, seconds)
+
+    def _wake(self) -> None:
+        self._woken.put(None)
+
+    def _wait(self, timeout: float) -> None:
+        with suppress(Empty):
+            self._woken.get(timeout=timeout)
+            while True:
+                self._woken.get_nowait()
+
+    def _keep(self, renew: Callable[[], None]) -> None:
+        """Renew the duty, and the leases of what waits in the queue."""
+        if time.monotonic() < self._renew_at:
+            return
+        renew()
+        handover.renew(self._unstarted())
+        self._renew_at = time.monotonic() + RENEW_EVERY
+
+    def _unstarted(self, destinations: Collection[str] | None = None) -> dict[int, UUID]:
+        """Return what waits in the queue, of some destinations or of all, by id and token."""
+        return {
+            pk: each.token
+            for pk, each in self._published.items()
+            if each.running_since is None and (destinations is None or each.destination in destinations)
+        }
+
+    def _look(self) -> None:
+        """Learn what has been started and what has ended since the last look."""
+        now = time.monotonic()
+        held = handover.tokens(list(self._published))
+        ended = []
+        for pk, each in self._published.items():
+            token = held.get(pk)
+            if token == handover.started_token(each.token):
+                each.running_since = each.running_since or now
+                self._deserted = False
+            elif token != each.token:
+                ended.append(pk)
+        self._learn(ended)
+        self._slow_down(now)
+        expired = {pk: token for pk, token in self._unstarted().items() if self._published[pk].at < now - EXPIRES_AFTER}
+        if expired:
+            self._expire(expired)
+
+    def _learn(self, ended: list[int]) -> None:
+        """Note of each what its attempt, if there was one, tells of its destination."""
+        states = dict(Delivery.objects.filter(pk__in=ended).values_list("pk", "state")) if ended else {}
+        last = {each.delivery_id: each for each in Attempt.objects.filter(delivery__in=ended).order_by("id")}
+        for pk in ended:
+            destination, attempt = self._published[pk].destination, last.get(pk)
+            works, seconds = None, 0.0
+            if attempt and attempt.finished_at and attempt.started_at:
+                works = _works(attempt, states.get(pk, ""))
+                seconds = (attempt.finished_at - attempt.started_at).total_seconds()
+            if works is not None:
+                (self._quick.add if seconds < SLOW else self._quick.discard)(destination)
+                self._deserted = False
+            self._forget(pk, works, seconds)
+
+    def _slow_down(self, now: float) -> None:
+        """Take back what waits for destinations that turn out to be slow: it would take the others' processes."""
+        slow = {e.destination for e in self._published.values() if e.running_since and e.running_since < now - SLOW}
+        turned = slow & self._quick
+        self._quick -= slow
+        if turned:
+            self._take_back(self._unstarted(turned))
+
+    def _expire(self, expired: dict[int, UUID]) -> None:
+        given_back = self._take_back(expired)
+        if given_back and not any(each.running_since for each in self._published.values()):
+            self._deserted = True
+            logger.warning(
+                "none of %s messages was started in %.0f s: does a worker run (`celery -A dingcallback worker`)?",
+                given_back,
+                EXPIRES_AFTER,
+            )
+
+    def _take_back(self, unstarted: dict[int, UUID]) -> int:
+        given_back = handover.give_back(unstarted) if unstarted else 0
+        for pk in unstarted:
+            self._forget(pk, None, 0.0)
+        return given_back
+
+    def _feed(self) -> None:
+        """Publish what is due and has its turn; where the broker refuses, take everything back and wait longer."""
+        if time.monotonic() < self._publish_at:
+            return
+        try:
+            self._publish_due()
+        except Unpublished as error:
+            self._pause = min(2 * self._pause, LONGEST_PAUSE) or 1.0
+            self._publish_at = time.monotonic() + self._pause
+            count = self._take_back(self._unstarted())
+            logger.error("the broker refuses, %s given back, trying again in %.0f s: %s", count, self._pause, error)
+
+    def _publish_due(self) -> None:
+        waiting = due.destinations()
+        running = Counter(each.destination for each in self._published.values() if each.running_since)
+        beyond = {destination: running[destination] for destination in self._quick}
+        for destination, room in self._fairness.deal(waiting, self._ahead * len(waiting), beyond):
+            claimed = outbox.claim(1 if self._deserted else room, destination)
+            for delivery in claimed:
+                self._note(delivery)
+            for delivery in claimed:
+                self._publish(delivery)
+                self._pause = 0.0
+
+
+def _works(attempt: Attempt, state: str) -> bool | None:
+    """Return whether an attempt's destination works; a delivery that was given up tells nothing of it."""
+    if attempt.outcome == Attempt.Outcome.DELIVERED:
+        return True
+    return False if attempt.outcome == Attempt.Outcome.FAILED and state == Delivery.State.PENDING else None
