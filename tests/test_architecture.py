@@ -17,7 +17,7 @@ FLOORS = {
     "callbacks": [
         "dingcrypto payload routing signing",
         "models migrations.*",
-        "batches deadline due inbox latecomer order outbox postgresql.* pruning relay sqlite.*",
+        "batches deadline due inbox latecomer order outbox outward postgresql.* sqlite.* pruning relay",
         "admin admin_* apps checks credentials display fairness handlers middleware ports supervisor tasks urls views "
         "wakeup "
         "watch web worker templatetags.* management.*",
