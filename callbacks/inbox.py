@@ -7,6 +7,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from callbacks import deadline
+from callbacks.endpoint import wanting
 from callbacks.models import Event
 from callbacks.payload import Payload
 from callbacks.routing import router
@@ -46,11 +47,14 @@ def receive(payload: Payload, source: str = Event.Source.CALLBACK) -> Receipt:
 
     Raises django.db.Error where the database can't store it, or did not say in time that it has.
     """
-    handlers = router.wanting(payload.event_type, payload.data)
-    # no subject, no order
-    owed = [(handler.destination, payload.subject if handler.ordered else "") for handler in handlers]
-    insert = _insert_in_one_statement if connection.vendor == "postgresql" else _insert_in_a_transaction
-    event_id = insert([*_columns(payload), source], owed)
+    event = [*_columns(payload), source]
+    if connection.vendor == "postgresql":
+        owed = _owed(payload)
+        event_id = _insert_in_one_statement(event, owed)
+    else:
+        with transaction.atomic():
+            owed = _owed(payload)
+            event_id = _insert(event, owed)
     if event_id is None:
         # No id and no row of that identity would be an event lost; DoesNotExist says so.
         stored = Event.objects.values_list("pk", flat=True).get(identity=payload.identity)
@@ -58,13 +62,21 @@ def receive(payload: Payload, source: str = Event.Source.CALLBACK) -> Receipt:
     return Receipt(event_id, is_new=True, deliveries=len(owed))
 
 
+def _owed(payload: Payload) -> list[tuple[str, str]]:
+    """Return to which destinations the event is owed, each with the subject whose order it keeps ('': no order)."""
+    handlers = router.wanting(payload.event_type, payload.data)
+    to_handlers = [(handler.destination, payload.subject if handler.ordered else "") for handler in handlers]
+    endpoints = wanting(payload.event_type, payload.data)
+    return to_handlers + [(endpoint, payload.subject) for endpoint in endpoints]
+
+
 def _columns(payload: Payload) -> list[str]:
     data = json.dumps(payload.data)
     return [payload.event_type, payload.corp_id, payload.identity, payload.subject, data, payload.body]
 
 
-def _insert_in_a_transaction(event: list[str], owed: list[tuple[str, str]]) -> int | None:
-    with transaction.atomic(), connection.cursor() as cursor:
+def _insert(event: list[str], owed: list[tuple[str, str]]) -> int | None:
+    with connection.cursor() as cursor:
         cursor.execute(INSERT_EVENT, event)
         inserted = cursor.fetchone()
         if inserted is None:

@@ -101,6 +101,15 @@ class Environment:
             self.refuse(f"{name}_FILE", problem, "mend the path or its rights")
             return default
 
+    def secrets(self, name: str, shortest: int = 1) -> list[str]:
+        """Return a comma-separated list of secrets, or that in the file that `NAME_FILE` names."""
+        found = [part.strip() for part in self.secret(name).split(",") if part.strip()]
+        for number, each in enumerate(found, start=1):
+            if len(each) < shortest:
+                problem = f"has {len(each)} characters in entry {number}"
+                self.refuse(name, problem, f"use long random text, at least {shortest} characters each")
+        return found
+
     def integer(self, name: str, default: int, minimum: int = 0) -> int:
         """Return a whole number of at least `minimum`, and no larger than a month has seconds."""
 

@@ -24,6 +24,7 @@ if not SECRET_KEY:
     env.refuse(
         "SECRET_KEY", "is missing", "copy .env.example to .env and put into it what `manage.py dingtalk keygen` prints"
     )
+SECRET_KEY_FALLBACKS = env.secrets("SECRET_KEY_FALLBACKS")
 DEBUG = env.boolean("DEBUG", False)
 
 # DingTalk (https://open.dingtalk.com)
@@ -59,6 +60,12 @@ CALLBACK_MAX_AGE = env.integer("CALLBACK_MAX_AGE", 3600)
 WORK_ORDER_HANDLER = env.text("WORK_ORDER_HANDLER", "callbacks.handlers.log_work_order")
 HANDLER_TIMEOUT = env.integer("HANDLER_TIMEOUT", 60, minimum=1)
 RETRY_SCHEDULE = env.integers("RETRY_SCHEDULE", [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400])
+
+# The relay to endpoints
+
+ENDPOINT_DISABLE_AFTER = env.integer("ENDPOINT_DISABLE_AFTER", 259200, minimum=1)
+RELAY_BLOCKED_NETWORKS: list[Any] = []
+FIELD_ENCRYPTION_KEYS = env.secrets("FIELD_ENCRYPTION_KEYS", shortest=32)
 
 # Who may reach the pages
 

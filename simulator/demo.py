@@ -16,9 +16,9 @@ from pathlib import Path
 import requests
 from rich.console import Console
 
+from callbacks.keys import new_aes_key, new_secret_key, new_token
 from callbacks.ports import PortUnusable, port_number, require_free
 from dingcallback.environment import isolated
-from registrar.keys import new_aes_key, new_secret_key, new_token
 from simulator.options import Options
 from simulator.server import Simulator
 
