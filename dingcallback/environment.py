@@ -14,6 +14,8 @@ from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
 
+from callbacks.addresses import Network, networks
+
 T = TypeVar("T")
 
 MOST = 31 * 24 * 3600
@@ -142,6 +144,13 @@ class Environment:
         return self._parsed(
             name, default, parse, f"whole numbers separated by commas, such as 5,300,1800, up to {MOST}"
         )
+
+    def networks(self, name: str, default: str) -> list[Network]:
+        """Return comma-separated networks, none where the setting is there but empty."""
+        if name in self.values and not self.text(name):
+            return []
+        expected = "networks separated by commas, such as 127.0.0.0/8,fe80::/10"
+        return self._parsed(name, networks(default), networks, expected)
 
     def apps(self, name: str) -> list[str]:
         """Return a comma-separated list of Python packages that can be found."""

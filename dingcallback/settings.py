@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import dj_database_url
 
+from callbacks.addresses import DEFAULT_BLOCKED
 from dingcallback.environment import Environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -64,7 +65,7 @@ RETRY_SCHEDULE = env.integers("RETRY_SCHEDULE", [5, 300, 1800, 7200, 18000, 3600
 # The relay to endpoints
 
 ENDPOINT_DISABLE_AFTER = env.integer("ENDPOINT_DISABLE_AFTER", 259200, minimum=1)
-RELAY_BLOCKED_NETWORKS: list[Any] = []
+RELAY_BLOCKED_NETWORKS = env.networks("RELAY_BLOCKED_NETWORKS", DEFAULT_BLOCKED)
 FIELD_ENCRYPTION_KEYS = env.secrets("FIELD_ENCRYPTION_KEYS", shortest=32)
 
 # Who may reach the pages

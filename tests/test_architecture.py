@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Bottom first: a module may import from its own floor and from those below. Floor 0 knows no Django.
 FLOORS = {
     "callbacks": [
-        "dingcrypto judging keys payload routing signing",
-        "endpoint fields models outward migrations.*",
+        "addresses dingcrypto judging keys payload routing signing",
+        "connections endpoint fields models outward migrations.*",
         "batches circuit deadline due inbox latecomer order outbox postgresql.* sqlite.* pruning relay rotation settling",
         "admin admin_* apps checks credentials display fairness handlers middleware ports supervisor tasks urls views "
         "wakeup "

@@ -193,6 +193,9 @@ def test_every_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_
         ("RETRY_SCHEDULE", "soon", "whole numbers separated by commas"),
         ("DINGTALK_WORKFLOW_API", "v2", "one of auto, topapi, v1.0"),
         ("DINGTALK_MONTHLY_CALLS", "many", "a whole number"),
+        ("RELAY_BLOCKED_NETWORKS", "10.0.0.0/33", "networks separated by commas"),
+        ("RELAY_BLOCKED_NETWORKS", "loopback", "networks separated by commas"),
+        ("RELAY_BLOCKED_NETWORKS", "127.0.0.0/8,,::1", "networks separated by commas"),
         ("LOG_FORMAT", "xml", "one of text, json"),
         ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO, WARNING, ERROR"),
         ("LANGUAGE_CODE", "fr", "one of zh-hans, en"),
@@ -208,6 +211,15 @@ def test_a_malformed_setting_is_named_with_its_remedy(
     assert [error.name for error in errors] == [name]
     assert remedy in errors[0].hint
     assert value in errors[0].problem
+
+
+def test_blocked_networks_are_the_default_those_that_are_set_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "169.254.0.0/16" in map(str, settings(monkeypatch)["RELAY_BLOCKED_NETWORKS"])
+    made = settings(monkeypatch, RELAY_BLOCKED_NETWORKS="10.1.2.3, fd00::1/8")
+    assert list(map(str, made["RELAY_BLOCKED_NETWORKS"])) == ["10.1.2.3/32", "fd00::/8"]
+    assert settings(monkeypatch, RELAY_BLOCKED_NETWORKS="")["RELAY_BLOCKED_NETWORKS"] == []
+    malformed = settings(monkeypatch, RELAY_BLOCKED_NETWORKS="x")
+    assert "169.254.0.0/16" in map(str, malformed["RELAY_BLOCKED_NETWORKS"])
 
 
 def test_a_callback_address_that_is_no_url_leaves_the_settings_readable(monkeypatch: pytest.MonkeyPatch) -> None:

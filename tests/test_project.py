@@ -191,7 +191,9 @@ def test_the_migrations_match_the_models() -> None:
 def test_the_example_env_lists_every_setting_that_is_read() -> None:
     source = (ROOT / "dingcallback" / "settings.py").read_text()
     read = set(
-        re.findall(r'env\.(?:text|secret|integers?|boolean|names|choice|time_zone|apps)\(\s*"([A-Z_]+)"', source)
+        re.findall(
+            r'env\.(?:text|secret|integers?|boolean|names|choice|time_zone|apps|networks)\(\s*"([A-Z_]+)"', source
+        )
     )
     listed = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert listed == read
@@ -200,9 +202,7 @@ def test_the_example_env_lists_every_setting_that_is_read() -> None:
 def test_the_example_env_shows_the_defaults_that_hold() -> None:
     example = (ROOT / ".env.example").read_text()
     shown = dict(re.findall(r"^#([A-Z_]+)=(.+)$", example, re.MULTILINE))
-    program = (
-        "import json; from dingcallback import settings as s; print(json.dumps({k: getattr(s, k, None) for k in %r}))"
-    )
+    program = "import json; from dingcallback import settings as s; print(json.dumps({k: getattr(s, k, None) for k in %r}, default=str))"
     names = sorted(set(shown) - {"DATABASE_URL", "DEBUG", "TRUST_PROXY_HEADERS"})
     environment = isolated(os.environ, SECRET_KEY="x")
     done = subprocess.run(
