@@ -113,7 +113,8 @@ class _Guarded(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         try:
-            connected, self._address = _connect(current.get(), self._dns_host, self.port)
+            # The host comes without a dot at its end, which would hide a number from the resolver.
+            connected, self._address = _connect(current.get(), self.host, self.port)
         except (OSError, UnicodeError) as error:
             raise NewConnectionError(self, "not connected") from error
         self._since = time.monotonic()

@@ -33,6 +33,7 @@ _WORDS: list[tuple[type[BaseException], Callable[[Any], str | None]]] = [
     (http.client.IncompleteRead, lambda _: "the answer broke off"),
     (http.client.HTTPException, lambda _: "what came is no HTTP answer"),
     (DecodeError, lambda _: "the answer's body is not what its Content-Encoding says"),
+    (requests.exceptions.InvalidURL, lambda _: "the URL is malformed"),
     (OSError, lambda error: error.strerror),
 ]
 
