@@ -202,7 +202,8 @@ def test_the_example_env_lists_every_setting_that_is_read() -> None:
 def test_the_example_env_shows_the_defaults_that_hold() -> None:
     example = (ROOT / ".env.example").read_text()
     shown = dict(re.findall(r"^#([A-Z_]+)=(.+)$", example, re.MULTILINE))
-    program = "import json; from dingcallback import settings as s; print(json.dumps({k: getattr(s, k, None) for k in %r}, default=str))"
+    values = "{k: getattr(s, k, None) for k in %r}"
+    program = f"import json; from dingcallback import settings as s; print(json.dumps({values}, default=str))"
     names = sorted(set(shown) - {"DATABASE_URL", "DEBUG", "TRUST_PROXY_HEADERS"})
     environment = isolated(os.environ, SECRET_KEY="x")
     done = subprocess.run(
