@@ -164,7 +164,7 @@ def _connect(call: Call, host: str, port: int) -> tuple[socket.socket, str]:
     for address in addresses:
         if network := forbidding(address, call.blocked):
             raise Blocked(f"{address} is in {network}, which RELAY_BLOCKED_NETWORKS names", str(network))
-    failure = OSError("the host has no address")
+    failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
     for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
         connected = _Limited(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         try:
