@@ -1,10 +1,9 @@
 """A subscriber: where its events go, in which form, which events it wants, and how it goes with it."""
 
-import json
 from typing import Any, ClassVar
 
 from django.conf import settings
-from django.db import connection, models
+from django.db import models
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
@@ -16,33 +15,24 @@ PREFIX = "endpoint:"
 SECRETS = ("secret", "previous_secret", "token", "aes_key")
 LONGEST_TIMEOUT = 60
 
-# Read at every push: no ORM, no secret.
-_FILTERS = 'SELECT id, event_types, corp_ids, "where" FROM callbacks_endpoint WHERE enabled ORDER BY id'
-
 
 def default_owner_key() -> str:
     """Return the owner key that a receiver written for this app knows: the app key, else the corp id."""
     return str(settings.DINGTALK_APP_KEY or settings.DINGTALK_CORP_ID)
 
 
-class EndpointQuerySet(models.QuerySet["Endpoint"]):
-    """What can be said of many endpoints."""
-
-    def open(self) -> "EndpointQuerySet":
-        """Keep those that may be sent something now."""
-        rested = models.Q(rests_until=None) | models.Q(rests_until__lte=Now())
-        return self.filter(
-            rested, models.Q(slow_until=None) | models.Q(slow_until__lte=Now()), enabled=True, paused=False
-        )
-
-
-class Endpoints(models.Manager.from_queryset(EndpointQuerySet)):  # type: ignore[misc]  # made when it runs
+class Endpoints(models.Manager["Endpoint"]):
     """All endpoints, without their secrets: each is read and decrypted when it is asked for."""
 
-    def get_queryset(self) -> EndpointQuerySet:
+    def get_queryset(self) -> "models.QuerySet[Endpoint]":
         """Leave the secrets in the database."""
-        rows: EndpointQuerySet = super().get_queryset().defer(*SECRETS)
-        return rows
+        return super().get_queryset().defer(*SECRETS)
+
+    def open(self) -> "models.QuerySet[Endpoint]":
+        """Return those that may be sent something now."""
+        rested = models.Q(rests_until=None) | models.Q(rests_until__lte=Now())
+        allowed = models.Q(slow_until=None) | models.Q(slow_until__lte=Now())
+        return self.filter(rested, allowed, enabled=True, paused=False)
 
 
 class Endpoint(models.Model):
@@ -174,14 +164,4 @@ def number_of(destination: str) -> int:
 
 def find(destination: str) -> Endpoint | None:
     """Return the endpoint with this `endpoint:<id>`, without its secrets; None if there is none (any more)."""
-    row: Endpoint | None = Endpoint.objects.filter(pk=number_of(destination)).first()
-    return row
-
-
-def wanting(event_type: str, data: dict[str, Any]) -> list[str]:
-    """Return the destinations of the enabled endpoints that want an event of this type and content."""
-    with connection.cursor() as cursor:
-        cursor.execute(_FILTERS)
-        rows = cursor.fetchall()
-    filters = ((pk, Filter.of(*(json.loads(part) for part in parts))) for pk, *parts in rows)
-    return [f"{PREFIX}{pk}" for pk, each in filters if each.wants(event_type, data)]
+    return Endpoint.objects.filter(pk=number_of(destination)).first()

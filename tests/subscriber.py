@@ -14,8 +14,9 @@ from urllib.parse import parse_qsl, urlsplit
 from standardwebhooks.webhooks import Webhook
 
 from callbacks.dingcrypto import Credential, Keyring, Opened
+from callbacks.inbox import receive
 from callbacks.models import Delivery, Endpoint
-from tests.owed import payload, receive
+from tests.owed import payload
 
 
 @dataclass(frozen=True)
