@@ -3,10 +3,12 @@
 from typing import Any, ClassVar
 
 from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from callbacks import validators
 from callbacks.fields import EncryptedTextField
 from callbacks.keys import new_aes_key, new_token, new_webhook_secret
 from callbacks.routing import Filter
@@ -53,7 +55,7 @@ class Endpoint(models.Model):
         DISABLED = "disabled", _("disabled")
 
     name = models.CharField(_("name"), max_length=100)
-    url = models.CharField(_("URL"), max_length=2000)
+    url = models.CharField(_("URL"), max_length=2000, validators=[validators.an_address])
     format = models.CharField(_("format"), max_length=16, choices=Format.choices, default=Format.STANDARD)
     enabled = models.BooleanField(
         _("enabled"), default=True, help_text=_("Not enabled: it is owed nothing new, and nothing is sent.")
@@ -62,22 +64,31 @@ class Endpoint(models.Model):
         _("paused"), default=False, help_text=_("Paused: events are owed, and sent in order when it is resumed.")
     )
 
-    secret = EncryptedTextField(_("secret"), default=new_webhook_secret, blank=True)
+    secret = EncryptedTextField(_("secret"), default=new_webhook_secret, blank=True, validators=[validators.a_secret])
     previous_secret = EncryptedTextField(_("previous secret"), default="", blank=True)
     token = EncryptedTextField(_("token"), default=new_token, blank=True)
-    aes_key = EncryptedTextField(_("aes key"), default=new_aes_key, blank=True)
+    aes_key = EncryptedTextField(_("aes key"), default=new_aes_key, blank=True, validators=[validators.an_aes_key])
     owner_key = models.CharField(_("owner key"), max_length=128, default=default_owner_key, blank=True)
 
     event_types = models.JSONField(
-        _("event types"), default=list, blank=True, help_text=_('Names and globs, such as ["org_dept_*"]; empty: all.')
+        _("event types"),
+        default=list,
+        blank=True,
+        validators=[validators.texts],
+        help_text=_('Names and globs, such as ["org_dept_*"]; empty: all.'),
     )
     corp_ids = models.JSONField(
-        _("corp ids"), default=list, blank=True, help_text=_("Events of these organisations; empty: all.")
+        _("corp ids"),
+        default=list,
+        blank=True,
+        validators=[validators.texts],
+        help_text=_("Events of these organisations; empty: all."),
     )
     where = models.JSONField(
         _("where"),
         default=dict,
         blank=True,
+        validators=[validators.conditions],
         help_text=_('Values that payload fields must have, such as {"type": ["start", "finish"]}; empty: any.'),
     )
 
@@ -85,11 +96,22 @@ class Endpoint(models.Model):
         _("retry schedule"),
         default=list,
         blank=True,
+        validators=[validators.seconds],
         help_text=_("Seconds before each further attempt, such as [5, 300]; empty: RETRY_SCHEDULE."),
     )
-    timeout = models.PositiveSmallIntegerField(_("time limit in seconds"), default=15)
-    concurrency = models.PositiveSmallIntegerField(_("requests at the same time"), default=10)
-    rate = models.PositiveIntegerField(_("requests a minute"), null=True, blank=True, help_text=_("Empty: any number."))
+    timeout = models.PositiveSmallIntegerField(
+        _("time limit in seconds"), default=15, validators=[MinValueValidator(1), MaxValueValidator(LONGEST_TIMEOUT)]
+    )
+    concurrency = models.PositiveSmallIntegerField(
+        _("requests at the same time"), default=10, validators=[MinValueValidator(1)]
+    )
+    rate = models.PositiveIntegerField(
+        _("requests a minute"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("Empty: any number."),
+    )
 
     refusals = models.PositiveIntegerField(_("refusals in a row"), default=0, editable=False)
     failing_since = models.DateTimeField(_("failing since"), null=True, editable=False)

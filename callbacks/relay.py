@@ -1,7 +1,9 @@
 """One signed HTTP request to one endpoint, and what its answer changes: the delivery, the attempt, the endpoint."""
 
+import json
 import logging
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -9,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.utils.timezone import now
 
 from callbacks import circuit, judging, settling
 from callbacks import endpoint as endpoints
@@ -17,10 +20,12 @@ from callbacks.fields import Unreadable
 from callbacks.judging import NotSuccess, Refused
 from callbacks.models import Attempt, Delivery, Endpoint, Event
 from callbacks.outward import Blocked, NoAnswer, post
+from callbacks.payload import VALIDATION_TYPES
 from callbacks.signing import MalformedSecret, Message, crypto_of, sealed, standard
 
 # A request ends by itself before: this is for a thread that hangs for another reason.
 TIME_LIMIT = endpoints.LONGEST_TIMEOUT + 30.0
+TEST = "endpoint_test"
 # Nothing was sent: what keeps it is no fault of the receiver's.
 Held = (Blocked, Unreadable, MalformedSecret)
 
@@ -69,12 +74,11 @@ def parcel(endpoint: Endpoint, message_id: str, fields: Mapping[str, Any], text:
 
     Raises Unreadable or MalformedSecret where its secrets can't be used.
     """
-    now = time.time()
     if endpoint.format == Endpoint.Format.DINGTALK:
         token, aes_key = endpoint.sealing_secrets()
         crypto = crypto_of(aes_key, endpoint.owner_key)
-        return Parcel(sealed(endpoint.url, crypto, token, text, now), crypto, token)
-    return Parcel(standard(endpoint.url, endpoint.signing_secrets(), message_id, fields, now))
+        return Parcel(sealed(endpoint.url, crypto, token, text, time.time()), crypto, token)
+    return Parcel(standard(endpoint.url, endpoint.signing_secrets(), message_id, fields, time.time()))
 
 
 def send(endpoint: Endpoint, ready: Parcel, answered: dict[str, Any]) -> None:
@@ -92,6 +96,19 @@ def send(endpoint: Endpoint, ready: Parcel, answered: dict[str, Any]) -> None:
     judging.judge_status(answer.status, answer.headers, time.time())
     if ready.crypto is not None:
         judging.judge_sealed(answer.status, answer.body, ready.crypto, ready.token)
+
+
+def test(endpoint: Endpoint) -> dict[str, Any]:
+    """Send a test event (DingTalk's form: `check_url`) and return the answer's status and start.
+
+    It changes no row. Raises Refused, or what of Held kept it from being sent.
+    """
+    answered: dict[str, Any] = {}
+    moment = now().isoformat(timespec="milliseconds")
+    fields = {"type": TEST, "timestamp": moment, "data": {"payload": {"EventType": TEST}}}
+    text = json.dumps({"EventType": VALIDATION_TYPES[0]})
+    send(endpoint, parcel(endpoint, f"test_{uuid.uuid4().hex}", fields, text), answered)
+    return answered
 
 
 def _fields(event: Event) -> dict[str, Any]:

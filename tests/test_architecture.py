@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "callbacks": [
         "addresses dingcrypto judging keys payload routing signing",
-        "connections endpoint fields filters models outward migrations.*",
-        "batches circuit deadline due inbox latecomer order outbox postgresql.* sqlite.* pruning relay rotation settling",
+        "connections endpoint fields filters models outward validators migrations.*",
+        "batches circuit deadline due inbox latecomer order outbox postgresql.* sqlite.* preview pruning relay rotation "
+        "settling",
         "admin admin_* apps checks credentials display fairness handlers middleware ports supervisor tasks urls views "
         "wakeup "
         "watch web worker templatetags.* management.*",

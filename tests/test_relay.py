@@ -4,12 +4,14 @@ import json
 import time
 from datetime import timedelta
 from email.utils import formatdate
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 from django.utils.timezone import now
 from pytest_django import Settings
 
+from callbacks import circuit
 from callbacks.dingcrypto import DingCrypto
 from callbacks.keys import new_aes_key, new_token
 from callbacks.models import Attempt, Delivery, Endpoint
@@ -183,6 +185,26 @@ def test_an_endpoint_that_was_removed_leaves_its_deliveries_dead() -> None:
     delivery = carry(delivery)
 
     assert (delivery.state, delivery.last_error) == ("dead", f"endpoint {delivery.destination[9:]} was removed")
+
+
+def test_a_blocked_address_pauses_the_endpoint_and_leaves_its_deliveries_as_they_were(settings: Settings) -> None:
+    settings.RELAY_BLOCKED_NETWORKS = [ip_network("127.0.0.0/8")]
+    with Subscriber() as erp:
+        endpoint = standard(erp.url)
+        delivery = carry(sent(endpoint))
+        endpoint.refresh_from_db()
+        assert (endpoint.paused, endpoint.condition) == (True, "paused")
+        assert endpoint.last_error.startswith("blocked: ")
+        assert "127.0.0.0/8" in endpoint.last_error
+        assert (delivery.state, delivery.attempts, delivery.last_error) == ("pending", 0, endpoint.last_error)
+        assert (carry_due(), erp.requests) == ([], [])
+
+        settings.RELAY_BLOCKED_NETWORKS = []
+        circuit.resume(endpoint)
+        assert [each.state for each in carry_due()] == ["delivered"]
+
+    endpoint.refresh_from_db()
+    assert (endpoint.condition, endpoint.last_error) == ("ok", "")
 
 
 # DingTalk's own form
