@@ -108,6 +108,8 @@ class Delivery(models.Model):
     leased_until = models.DateTimeField(null=True, editable=False)
 
     behind: int | None = None  # the delivery that it waits behind, where `order.with_heads` filled it in
+    endpoint_name: str | None = None  # that, and what keeps it from being sent anything, as `with_endpoints` found it
+    endpoint_held: str | None = None
 
     objects = DeliveryQuerySet.as_manager()
     attempt_set: models.Manager["Attempt"]
