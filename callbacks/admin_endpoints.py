@@ -252,6 +252,4 @@ class EndpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
             "back": page_of(endpoint),
             "rotates": "secret" in made and bool(Endpoint.objects.get(pk=endpoint.pk).previous_secret),
         }
-        response = TemplateResponse(request, "admin/callbacks/secrets.html", context)
-        response.headers["Cache-Control"] = "no-store"
-        return response
+        return TemplateResponse(request, "admin/callbacks/secrets.html", context)

@@ -116,9 +116,8 @@ def next_attempt(delivery: Delivery) -> SafeString | str:
     if delivery.state == Delivery.State.PENDING and delivery.next_attempt_at is None:
         return str(_("waits behind an earlier delivery"))
     if delivery.state == Delivery.State.PENDING and delivery.endpoint_held:
-        return str(
-            _("when its endpoint is no longer: %(held)s") % {"held": Endpoint.Condition(delivery.endpoint_held).label}
-        )
+        held = Endpoint.Condition(delivery.endpoint_held).label
+        return str(_("its endpoint is %(held)s") % {"held": held})
     return moment(delivery.next_attempt_at)
 
 
