@@ -17,8 +17,8 @@ FLOORS = {
     "callbacks": [
         "addresses dingcrypto judging keys payload routing signing",
         "connections endpoint fields filters models outward validators migrations.*",
-        "batches circuit deadline due inbox latecomer order outbox postgresql.* sqlite.* preview pruning relay rotation "
-        "settling",
+        "batches circuit deadline due inbox latecomer order outbox postgresql.* preview pruning relay rotation "
+        "settling sqlite.*",
         "admin admin_* apps checks credentials display fairness handlers middleware ports supervisor tasks urls views "
         "wakeup "
         "watch web worker templatetags.* management.*",

@@ -271,3 +271,15 @@ def test_postgresql_is_taken_with_its_options(monkeypatch: pytest.MonkeyPatch, s
 def test_an_isolated_environment_holds_no_setting_of_the_service_but_the_given_ones() -> None:
     mine = {"PATH": "/bin", "DINGTALK_TOKEN": "t", "DATABASE_URL": "x", "SECRET_KEY_FILE": "f", "DEBUG": "1"}
     assert isolated(mine, DINGTALK_TOKEN="mine") == {"PATH": "/bin", "ENV_FILE": os.devnull, "DINGTALK_TOKEN": "mine"}
+
+
+def test_keys_for_secrets_are_a_list_of_long_texts_or_come_from_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text(f"{'a' * 32}, {'b' * 40}\n")
+    made = settings(monkeypatch, FIELD_ENCRYPTION_KEYS_FILE=str(tmp_path / "keys"))
+    assert (made["FIELD_ENCRYPTION_KEYS"], made["ENVIRONMENT_ERRORS"]) == (["a" * 32, "b" * 40], [])
+
+    (error,) = settings(monkeypatch, FIELD_ENCRYPTION_KEYS=f"{'a' * 32},hunter2")["ENVIRONMENT_ERRORS"]
+    assert (error.name, error.problem) == ("FIELD_ENCRYPTION_KEYS", "has 7 characters in entry 2")
+    assert "hunter2" not in error.hint
