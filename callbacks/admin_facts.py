@@ -129,8 +129,12 @@ def with_endpoints(deliveries: DeliveryQuerySet) -> DeliveryQuerySet:
     """Fill in `endpoint_name` and `endpoint_held`: what an endpoint is called, and whether it is sent nothing now."""
     number = Concat(Value(PREFIX), Cast("pk", CharField()))
     rows = Endpoint.objects.order_by().annotate(number=number).filter(number=OuterRef("destination"))
-    disabled = When(enabled=False, then=Value(Endpoint.Condition.DISABLED.value))
-    held = Case(disabled, When(paused=True, then=Value(Endpoint.Condition.PAUSED.value)), default=Value(""))
+    held = Case(
+        When(enabled=False, then=Value(Endpoint.Condition.DISABLED.value)),
+        When(paused=True, then=Value(Endpoint.Condition.PAUSED.value)),
+        When(rests_until__isnull=False, then=Value(Endpoint.Condition.FAILING.value)),
+        default=Value(""),
+    )
     return deliveries.annotate(  # type: ignore[no-redef]
         endpoint_name=Subquery(rows.values("name")[:1]),
         endpoint_held=Subquery(rows.annotate(held=held).values("held")[:1]),

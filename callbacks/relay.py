@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import Error, transaction
 from django.utils.timezone import now
 
 from callbacks import circuit, judging, settling
@@ -18,7 +18,7 @@ from callbacks import endpoint as endpoints
 from callbacks.dingcrypto import DingCrypto
 from callbacks.fields import Unreadable
 from callbacks.judging import NotSuccess, Refused
-from callbacks.models import Attempt, Delivery, Endpoint, Event
+from callbacks.models import Attempt, Delivery, Endpoint, Event, LeaseLost
 from callbacks.outward import Blocked, NoAnswer, post
 from callbacks.payload import VALIDATION_TYPES
 from callbacks.signing import MalformedSecret, Message, crypto_of, sealed, standard
@@ -33,26 +33,27 @@ Held = (Blocked, Unreadable, MalformedSecret)
 def attempt(delivery: Delivery, worker: str) -> bool:
     """Send a claimed delivery once and settle it; return whether its endpoint takes events.
 
-    LeaseLost where another worker holds it.
+    LeaseLost where another worker holds it, django.db.Error where the database fails.
     """
     endpoint = endpoints.find(delivery.destination)
     if endpoint is None:
         _bury(delivery)
         return False
-    started = settling.start(delivery, worker)
+    event, started = delivery.event, None
     answered: dict[str, Any] = {}
     try:
-        event = delivery.event
-        send(endpoint, parcel(endpoint, delivery.idempotency_key, _fields(event), event.body), answered)
+        ready = parcel(endpoint, delivery.idempotency_key, _fields(event), event.body)
+        started = settling.start(delivery, worker)
+        send(endpoint, ready, answered)
     except Held as error:
         circuit.hold(endpoint, str(error), until_resumed=isinstance(error, Blocked))
         settling.put_back(delivery, str(error), started)
         return False
-    except Refused as error:
-        _refused(endpoint, delivery, started, error, answered)
-        return False
+    except (LeaseLost, Error):
+        raise
     except Exception as error:  # noqa: BLE001 - what nobody thought of is tried again like any refusal
-        _refused(endpoint, delivery, started, Refused(settling.describe(error)), answered)
+        refusal = error if isinstance(error, Refused) else Refused(settling.describe(error))
+        _refused(endpoint, delivery, started or settling.start(delivery, worker), refusal, answered)
         return False
     settling.deliver(delivery, started, None, **answered)
     settling.log(delivery, "delivered")

@@ -113,7 +113,11 @@ def test_buttons_pause_resume_disable_and_enable(admin_client: Client) -> None:
         press(admin_client, endpoint, "pause")
         delivery = sent(endpoint)
         assert carry_due() == []
-        assert "订阅方已暂停" in page(admin_client, f"/admin/callbacks/delivery/{delivery.pk}/change/")
+        shown = f"/admin/callbacks/delivery/{delivery.pk}/change/"
+        assert "订阅方已暂停" in page(admin_client, shown)
+        Endpoint.objects.update(paused=False, rests_until=now())
+        assert "订阅方失败中" in page(admin_client, shown)
+        Endpoint.objects.update(paused=True, rests_until=None)
         press(admin_client, endpoint, "resume")
         press(admin_client, endpoint, "disable")
         assert carry_due() == []

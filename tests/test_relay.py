@@ -8,14 +8,15 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from django.db import Error
 from django.utils.timezone import now
 from pytest_django import Settings
 
-from callbacks import circuit
+from callbacks import circuit, outbox
 from callbacks.dingcrypto import DingCrypto
 from callbacks.keys import new_aes_key, new_token
 from callbacks.models import Attempt, Delivery, Endpoint
-from tests.owed import attempts, carry, carry_due, owe
+from tests.owed import WORKER, attempts, carry, carry_due, claimed, owe, table_away
 from tests.subscriber import Subscriber, closed_port, saying, sealing, sent
 
 pytestmark = pytest.mark.django_db
@@ -345,3 +346,15 @@ def test_one_subject_is_sent_in_order_while_others_go_on() -> None:
 
     numbers = [request.verified(endpoint.secret)["data"]["payload"]["number"] for request in erp.requests]
     assert numbers == [1, 3, 1, 2]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_fails_in_an_attempt_is_no_refusal_of_the_endpoint() -> None:
+    with Subscriber() as erp:
+        endpoint = standard(erp.url)
+        delivery = claimed(sent(endpoint))
+        with table_away("callbacks_attempt"), pytest.raises(Error):
+            outbox.attempt(delivery, WORKER)
+
+    endpoint.refresh_from_db()
+    assert (endpoint.refusals, erp.requests) == (0, [])

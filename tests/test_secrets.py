@@ -105,6 +105,7 @@ def test_an_unreadable_secret_marks_its_endpoint_and_leaves_the_deliveries(setti
         lost.refresh_from_db(fields=["last_error", "rests_until", "enabled", "paused"])
         assert (delivery.state, delivery.attempts) == ("pending", 0)
         assert delivery.last_error == lost.last_error
+        assert not delivery.attempt_set.exists()
         assert "FIELD_ENCRYPTION_KEYS" in lost.last_error
         assert (lost.condition, bool(lost.rests_until)) == ("failing", True)
         assert Delivery.objects.get(destination=well.destination).state == "delivered"
