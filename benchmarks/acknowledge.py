@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from callbacks.keys import new_aes_key, new_secret_key, new_token
 from callbacks.web import GRANIAN_OPTIONS
 from dingcallback.environment import isolated
-from registrar.keys import new_aes_key, new_secret_key, new_token
 from simulator.load import LoadReport, run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from callbacks import admin_lists, display, order
-from callbacks.admin_facts import FactAdmin, OwedAdmin, page_of
+from callbacks.admin_facts import FactAdmin, OwedAdmin, page_of, with_endpoints
 from callbacks.models import Attempt, Delivery, DeliveryQuerySet
 
 
@@ -44,7 +44,7 @@ class DeliveryAdmin(OwedAdmin):
             {
                 "fields": (
                     "event_link",
-                    "destination",
+                    "destination_in_lines",
                     "subject",
                     "badge",
                     "attempts",
@@ -59,6 +59,7 @@ class DeliveryAdmin(OwedAdmin):
     )
     readonly_fields = (
         "event_link",
+        "destination_in_lines",
         "badge",
         "next_attempt",
         "created",
@@ -72,8 +73,8 @@ class DeliveryAdmin(OwedAdmin):
         return DeliveryList
 
     def get_queryset(self, request: HttpRequest) -> DeliveryQuerySet:
-        """Let each say what it waits behind."""
-        return order.with_heads(Delivery.objects.all())
+        """Let each say what it waits behind, and what its endpoint is called."""
+        return with_endpoints(order.with_heads(Delivery.objects.all()))
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -110,7 +111,7 @@ class DeliveryAdmin(OwedAdmin):
     @admin.display(description=_("destination"))
     def destination_in_lines(self, delivery: Delivery) -> SafeString:
         """Return the destination, to be broken at its dots."""
-        return display.destination(delivery.destination)
+        return display.destination(delivery.destination, delivery.endpoint_name)
 
     @admin.display(description=_("attempts"))
     def tries(self, delivery: Delivery) -> int:
@@ -156,7 +157,7 @@ class AttemptAdmin(FactAdmin):
     list_select_related = ("delivery",)
     search_fields = ("id", "delivery")
     search_help_text = _("Number of an attempt or a delivery")
-    fields = ("delivery_link", "worker", "started", "finished", "took", "badge", "error_in_full")
+    fields = ("delivery_link", "worker", "started", "finished", "took", "badge", "error_in_full", "status", "answer")
     readonly_fields = ("delivery_link", "started", "finished", "took", "badge", "error_in_full")
 
     @admin.display(description=_("delivery"))

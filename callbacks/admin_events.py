@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from callbacks import admin_lists, display, order
-from callbacks.admin_facts import OwedAdmin
+from callbacks.admin_facts import OwedAdmin, with_endpoints
 from callbacks.models import Attempt, Delivery, DeliveryQuerySet, Event
 
 
@@ -61,7 +61,7 @@ class EventAdmin(OwedAdmin):
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Show the event's deliveries with all their attempts."""
         attempts = Prefetch("attempt_set", Attempt.objects.order_by("id"))
-        deliveries = order.with_heads(Delivery.objects.filter(event=context["original"]))
+        deliveries = with_endpoints(order.with_heads(Delivery.objects.filter(event=context["original"])))
         context["deliveries"] = deliveries.order_by("id").prefetch_related(attempts)
         return super().render_change_form(request, context, *args, **kwargs)
 

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db.models import Model, QuerySet
+from django.db.models import Case, CharField, Model, OuterRef, QuerySet, Subquery, Value, When
+from django.db.models.functions import Cast, Concat
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
@@ -15,7 +16,8 @@ from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST
 
 from callbacks import admin_lists, display, outbox
-from callbacks.models import Delivery, DeliveryQuerySet
+from callbacks.endpoint import PREFIX
+from callbacks.models import Delivery, DeliveryQuerySet, Endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +123,22 @@ class OwedAdmin(FactAdmin):
         if Delivery.State.PENDING in states and self.has_give_up_permission(request):
             context["give_up_url"] = reverse(f"{prefix}_give_up", args=[row.pk])
         return super().render_change_form(request, context, *args, **kwargs)
+
+
+def with_endpoints(deliveries: DeliveryQuerySet) -> DeliveryQuerySet:
+    """Fill in `endpoint_name` and `endpoint_held`: what an endpoint is called, and whether it is sent nothing now."""
+    number = Concat(Value(PREFIX), Cast("pk", CharField()))
+    rows = Endpoint.objects.order_by().annotate(number=number).filter(number=OuterRef("destination"))
+    held = Case(
+        When(enabled=False, then=Value(Endpoint.Condition.DISABLED.value)),
+        When(paused=True, then=Value(Endpoint.Condition.PAUSED.value)),
+        When(rests_until__isnull=False, then=Value(Endpoint.Condition.FAILING.value)),
+        default=Value(""),
+    )
+    return deliveries.annotate(  # type: ignore[no-redef]
+        endpoint_name=Subquery(rows.values("name")[:1]),
+        endpoint_held=Subquery(rows.annotate(held=held).values("held")[:1]),
+    )
 
 
 def page_of(row: Model) -> str:

@@ -17,7 +17,7 @@ from django.utils.timezone import localdate, make_aware
 from django.utils.translation import gettext_lazy as _
 
 from callbacks import display
-from callbacks.models import Delivery, Event
+from callbacks.models import Delivery, Endpoint, Event
 from callbacks.payload import SUBJECT_KINDS
 
 MOST_COUNTED = 10_000
@@ -91,7 +91,9 @@ class DestinationFilter(SimpleListFilter):
 
     def lookups(self, request: HttpRequest, model_admin: "ModelAdmin[Any]") -> list[tuple[str, str]]:
         """Offer the destinations that were ever owed anything."""
-        return [(name, display.destination(name)) for name in distinct(Delivery, "destination")]
+        names = {endpoint.destination: endpoint.name for endpoint in Endpoint.objects.only("name")}
+        found = distinct(Delivery, "destination")
+        return [(name, display.destination(name, names.get(name))) for name in found]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Keep the deliveries of the chosen destination."""

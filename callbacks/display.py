@@ -15,7 +15,7 @@ from django.utils.text import Truncator
 from django.utils.timezone import localtime
 from django.utils.translation import gettext_lazy as _
 
-from callbacks.models import Attempt, Delivery
+from callbacks.models import Attempt, Delivery, Endpoint
 
 # A page shows at most this much of one text: indenting a deep payload can make a hundred times its size of it.
 MAX_SHOWN = 100_000
@@ -46,9 +46,10 @@ def subject(text: str) -> SafeString | str:
     return format_html('<span title="{}">{}</span>', text, short) if short else text
 
 
-def destination(name: str) -> SafeString:
-    """Return a destination that may break into lines after its dots."""
-    return format_html_join("", "{}<wbr>", ((part,) for part in re.split(r"(?<=[.:])", name)))
+def destination(name: str, endpoint_name: str | None = None) -> SafeString:
+    """Return a destination that may break into lines after its dots, with its endpoint's name where it is one's."""
+    shown = format_html_join("", "{}<wbr>", ((part,) for part in re.split(r"(?<=[.:])", name)))
+    return format_html("{} {}", shown, endpoint_name) if endpoint_name else shown
 
 
 def moment(value: datetime | None) -> SafeString | str:
@@ -114,6 +115,9 @@ def next_attempt(delivery: Delivery) -> SafeString | str:
         )
     if delivery.state == Delivery.State.PENDING and delivery.next_attempt_at is None:
         return str(_("waits behind an earlier delivery"))
+    if delivery.state == Delivery.State.PENDING and delivery.endpoint_held:
+        held = Endpoint.Condition(delivery.endpoint_held).label
+        return str(_("its endpoint is %(held)s") % {"held": held})
     return moment(delivery.next_attempt_at)
 
 

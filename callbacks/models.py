@@ -1,4 +1,7 @@
-"""The rows: what DingTalk told us (Event), to whom it is owed (Delivery), and each try at that (Attempt)."""
+"""The rows: what DingTalk told us (Event), to whom it is owed (Delivery), and each try at that (Attempt).
+
+Endpoint has a module of its own.
+"""
 
 import hashlib
 import json
@@ -11,6 +14,7 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from callbacks.dingcrypto import CallbackError
+from callbacks.endpoint import Endpoint as Endpoint  # noqa: PLC0414 - it is one of the rows
 from callbacks.payload import storable
 
 LEASE = timedelta(seconds=30)
@@ -104,6 +108,8 @@ class Delivery(models.Model):
     leased_until = models.DateTimeField(null=True, editable=False)
 
     behind: int | None = None  # the delivery that it waits behind, where `order.with_heads` filled it in
+    endpoint_name: str | None = None  # that, and what keeps it from being sent anything, as `with_endpoints` found it
+    endpoint_held: str | None = None
 
     objects = DeliveryQuerySet.as_manager()
     attempt_set: models.Manager["Attempt"]
@@ -128,7 +134,7 @@ class Delivery(models.Model):
                 name="delivery_due",
                 condition=models.Q(state="pending"),
             ),
-            # the head of a subject, and which of its deliveries a worker holds
+            # the head of a subject, and which deliveries to a destination a worker holds
             models.Index(
                 fields=["destination", "subject", "event"],
                 name="delivery_subject",
@@ -137,7 +143,7 @@ class Delivery(models.Model):
             models.Index(
                 fields=["destination", "subject"],
                 name="delivery_held",
-                condition=models.Q(state="pending", lease_token__isnull=False) & ~models.Q(subject=""),
+                condition=models.Q(state="pending", lease_token__isnull=False),
             ),
             models.Index(fields=["state", "-id"], name="delivery_state_newest"),
             models.Index(fields=["destination", "-id"], name="delivery_destination_newest"),
@@ -194,6 +200,8 @@ class Attempt(models.Model):
     finished_at = models.DateTimeField(_("finished at"), null=True, blank=True)
     outcome = models.CharField(_("outcome"), max_length=16, choices=Outcome.choices, default=Outcome.RUNNING)
     error = models.TextField(_("error"), blank=True)
+    status = models.PositiveSmallIntegerField(_("HTTP status"), null=True, blank=True)
+    answer = models.TextField(_("answer"), blank=True, default="")
 
     class Meta:
         """Names."""

@@ -5,10 +5,7 @@ so a worker that lost its lease changes nothing. The database's clock decides wh
 """
 
 import logging
-import random
-import re
 import time
-import traceback
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -16,14 +13,13 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F
 from django.db.models.functions import Now
 
-from callbacks import due, order
+from callbacks import circuit, due, endpoint, order, relay, settling
 from callbacks.batches import MOST_ROWS, batches, ids_of
 from callbacks.models import LEASE, Attempt, Delivery, DeliveryQuerySet, LeaseLost, storable_result
-from callbacks.payload import storable
 from callbacks.routing import GiveUp, Handler, RetryLater, router
+from callbacks.settling import deliver, log, settle, start
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +29,6 @@ PARK_FOR = 0.05
 OVERDUE = timedelta(seconds=60)
 NO_HANDLER_DELAY = timedelta(seconds=300)
 SLOW_ATOMIC = 0.5
-_SECRET_PARAMETER = re.compile(
-    r"(?i)((?:access[_-]?token|(?:app|corp|client)[_-]?secret)[\\\"']*\s*[=:]\s*[\\\"']*)[^&\s\\\"']+"
-)
 
 
 def claim(limit: int, destination: str = "") -> list[Delivery]:
@@ -55,14 +48,19 @@ def claim(limit: int, destination: str = "") -> list[Delivery]:
 
 
 def _claim(limit: int, destination: str) -> list[Delivery]:
-    rows = Delivery.objects.due().filter(destination=destination).order_by("next_attempt_at", "id")
+    rows = Delivery.objects.due().filter(destination=destination)
     end = time.monotonic() + PARK_FOR
     while True:
         with transaction.atomic():
-            locked = rows.select_for_update(skip_locked=True).only("destination", "subject", "event_id")
-            candidates = order.lockable(list(locked[: max(limit, CANDIDATES)]))
+            turn = circuit.turn(destination, limit)
+            if not turn.most:
+                return []
+            locked = rows.order_by(*turn.order).select_for_update(skip_locked=True)
+            found = list(locked.only("destination", "subject", "event_id")[: max(turn.most, CANDIDATES)])
+            candidates = order.lockable(found)
             parked = order.park_later(candidates)
-            taken = _take([each.pk for each in candidates if each.pk not in parked][:limit])
+            taken = _take([each.pk for each in candidates if each.pk not in parked][: turn.most])
+            circuit.took(turn, len(taken))
         if taken or not parked or time.monotonic() > end:
             return taken
 
@@ -82,10 +80,10 @@ def _close_lost(taken: DeliveryQuerySet) -> None:
     error = "worker lost: its process died or lost the database"
     if lost and running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error):
         for delivery in taken.filter(pk__in=lost).select_related("event"):
-            if delivery.attempts <= len(_schedule(delivery)):
-                continue
-            _settle(delivery, **_settled(Delivery.State.DEAD, error))
-            _log(delivery, f"dead after {delivery.attempts} attempts: {error}", logging.ERROR)
+            if endpoint.is_one(delivery.destination) or delivery.attempts <= len(_schedule(delivery)):
+                continue  # what is sent to an endpoint takes down no process
+            settle(delivery, **settling.settled(Delivery.State.DEAD, error))
+            log(delivery, f"dead after {delivery.attempts} attempts: {error}", logging.ERROR)
 
 
 def renew(held: Iterable[Delivery]) -> None:
@@ -101,12 +99,14 @@ def attempt(delivery: Delivery, worker: str) -> bool:
     django.db.Error where the database fails, and the lease runs out.
     """
     try:
+        if endpoint.is_one(delivery.destination):
+            return relay.attempt(delivery, worker)
         handler = router.find(delivery.destination)
         if handler is not None:
             return _attempt(handler, delivery, start(delivery, worker))
-        _put_back(delivery)
+        _no_handler(delivery)
     except LeaseLost:
-        _log(delivery, "lost its lease to another worker; nothing of this attempt counts", logging.WARNING)
+        log(delivery, "lost its lease to another worker; nothing of this attempt counts", logging.WARNING)
     return False
 
 
@@ -119,47 +119,12 @@ def _attempt(handler: Handler, delivery: Delivery, started: Attempt) -> bool:
     except LeaseLost:
         raise
     except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too, with the same fate
-        fail(delivery, started, error)
+        _fail(delivery, started, error)
         return isinstance(error, GiveUp)  # which tells of this delivery only
     if not handler.atomic:
         deliver(delivery, started, result)
-    _log(delivery, "delivered")
+    log(delivery, "delivered")
     return True
-
-
-def start(delivery: Delivery, worker: str) -> Attempt:
-    """Count the attempt and write its row before anything is tried; LeaseLost if the claim has run out."""
-    with transaction.atomic():
-        _update_held(delivery, attempts=F("attempts") + 1)
-        delivery.attempts += 1
-        return Attempt.objects.create(delivery=delivery, worker=worker)
-
-
-def deliver(delivery: Delivery, started: Attempt, result: dict[str, Any] | None) -> None:
-    """Settle as delivered; a result of None leaves what the handler kept."""
-    changes = _settled(Delivery.State.DELIVERED, "")
-    if result is not None:
-        changes["result"] = result
-    with transaction.atomic():
-        _settle(delivery, **changes)
-        _close(started, Attempt.Outcome.DELIVERED)
-
-
-def fail(delivery: Delivery, started: Attempt, error: BaseException) -> None:
-    """Settle as due again after the schedule's next delay, or as dead after its last."""
-    line = _describe(error)
-    trace = "".join(traceback.format_exception(error))
-    delay = _delay(delivery, error)
-    if delay is None:
-        changes = _settled(Delivery.State.DEAD, line)
-        fate = f"dead after {delivery.attempts} attempts"
-    else:
-        changes = _due(Now() + delay, line)
-        fate = f"attempt {delivery.attempts} failed, due again in {delay.total_seconds():.0f} s"
-    with transaction.atomic():
-        _settle(delivery, **changes)
-        _close(started, Attempt.Outcome.FAILED, _redact(trace)[-8000:])
-    _log(delivery, f"{fate}: {line}", logging.ERROR if delay is None else logging.WARNING)
 
 
 def time_out(delivery: Delivery) -> None:
@@ -167,13 +132,13 @@ def time_out(delivery: Delivery) -> None:
     error = TimeoutError(f"the handler took longer than HANDLER_TIMEOUT ({time_limit(delivery):g} s)")
     running = Attempt.objects.filter(delivery=delivery, outcome=Attempt.Outcome.RUNNING)
     for started in running.order_by("-id")[:1]:
-        fail(delivery, started, error)
+        _fail(delivery, started, error)
 
 
 def give_back(delivery: Delivery) -> None:
     """Make a delivery that a stopping worker has not finished due at once."""
     with transaction.atomic():
-        _settle(delivery, **_due(Now(), "the worker was stopped in mid-attempt"))
+        settle(delivery, **settling.due(Now(), "the worker was stopped in mid-attempt"))
         running = Attempt.objects.filter(delivery=delivery, outcome=Attempt.Outcome.RUNNING)
         running.update(outcome=Attempt.Outcome.STOPPED, finished_at=Now())
 
@@ -188,7 +153,7 @@ def redeliver(deliveries: DeliveryQuerySet) -> int:
     for ids in batches(ids_of(deliveries)):
         with transaction.atomic():
             free = Delivery.objects.filter(pk__in=_lock_free(ids))
-            count += free.update(state=Delivery.State.PENDING, attempts=0, settled_at=None, **_due(Now()))
+            count += free.update(state=Delivery.State.PENDING, attempts=0, settled_at=None, **settling.due(Now()))
     return count
 
 
@@ -204,7 +169,7 @@ def give_up(deliveries: DeliveryQuerySet, by: str = "") -> int:
             given_up = Delivery.objects.filter(pk__in=_lock_free(ids, state=Delivery.State.PENDING))
             running = Attempt.objects.filter(delivery__in=given_up, outcome=Attempt.Outcome.RUNNING)
             running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error)
-            count += given_up.update(**_settled(Delivery.State.DEAD, error))
+            count += given_up.update(**settling.settled(Delivery.State.DEAD, error))
             order.promote(given_up)
     return count
 
@@ -229,15 +194,10 @@ def unattended() -> int:
     return overdue.count()
 
 
-def retry_delay(attempts: int, schedule: Sequence[int]) -> timedelta | None:
-    """Return the time until the next attempt after `attempts` have failed, or None after the last."""
-    if attempts > len(schedule):
-        return None
-    return timedelta(seconds=schedule[attempts - 1] * random.uniform(1, 1.2))  # noqa: S311 - spread, not secrecy
-
-
 def time_limit(delivery: Delivery) -> float:
     """Return the seconds that an attempt may take."""
+    if endpoint.is_one(delivery.destination):
+        return relay.TIME_LIMIT
     handler = router.find(delivery.destination)
     return handler.timeout if handler and handler.timeout else float(settings.HANDLER_TIMEOUT)
 
@@ -249,10 +209,15 @@ def _schedule(delivery: Delivery) -> Sequence[int]:
 
 
 def _delay(delivery: Delivery, error: BaseException) -> timedelta | None:
-    delay = retry_delay(delivery.attempts, _schedule(delivery))
+    delay = settling.retry_delay(delivery.attempts, _schedule(delivery))
     if isinstance(error, GiveUp):
         return None
     return timedelta(seconds=error.seconds) if delay is not None and isinstance(error, RetryLater) else delay
+
+
+def _fail(delivery: Delivery, started: Attempt, error: BaseException) -> None:
+    line = settling.describe(error)
+    settling.fail(delivery, started, _delay(delivery, error), line, settling.trace(error))
 
 
 def _run(handler: Handler, delivery: Delivery) -> dict[str, Any] | None:
@@ -286,65 +251,10 @@ def _blame(handler: Handler, held: float) -> None:
         )
 
 
-def _put_back(delivery: Delivery) -> None:
+def _no_handler(delivery: Delivery) -> None:
     """Leave a delivery whose handler is gone for later, without using up an attempt."""
     name = delivery.destination.removeprefix("handler:")
     line = f"no handler {name}: is its app in INSTALLED_APPS, or was the function renamed?"
     with transaction.atomic():
-        _settle(delivery, **_due(Now() + NO_HANDLER_DELAY, line))
-    _log(delivery, f"put back: {line}", logging.ERROR)
-
-
-def _due(when: Any, last_error: str = "") -> dict[str, Any]:
-    return {"next_attempt_at": when, "last_error": last_error, "lease_token": None, "leased_until": None}
-
-
-def _settled(state: str, last_error: str) -> dict[str, Any]:
-    return {"state": state, "settled_at": Now(), **_due(None, last_error)}
-
-
-def _settle(delivery: Delivery, **changes: Any) -> None:
-    """Let a held delivery go, in a transaction, and let the next of its subject have its turn."""
-    order.lock(delivery)
-    _update_held(delivery, **changes)
-    if delivery.subject:
-        order.promote(Delivery.objects.filter(pk=delivery.pk))
-
-
-def _update_held(delivery: Delivery, **changes: Any) -> None:
-    """Change the row if this claim still holds it; else raise LeaseLost, which rolls the transaction back."""
-    held = Delivery.objects.filter(pk=delivery.pk, lease_token=delivery.lease_token, state=Delivery.State.PENDING)
-    if not held.update(**changes):
-        raise LeaseLost(f"delivery {delivery.pk} is held by another worker")
-
-
-def _close(started: Attempt, outcome: str, error: str = "") -> None:
-    Attempt.objects.filter(pk=started.pk).update(outcome=outcome, finished_at=Now(), error=error)
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        first_line = (str(error).strip() or "no message").splitlines()[0]
-    except Exception:  # noqa: BLE001 - an exception's own text may fail, too
-        first_line = "its message can't be read"
-    return _redact(f"{type(error).__name__}: {first_line}")[:500]
-
-
-def _redact(text: str) -> str:
-    """Return `text` without what a database refuses and without credentials in a URL that a library quoted."""
-    cleaned: str = storable(text)
-    return _SECRET_PARAMETER.sub(r"\1***", cleaned)
-
-
-def _log(delivery: Delivery, outcome: str, level: int = logging.INFO) -> None:
-    event = delivery.event
-    logger.log(
-        level,
-        "event %s %s corp=%s delivery %s to %s: %s",
-        event.pk,
-        event.event_type,
-        event.corp_id,
-        delivery.pk,
-        delivery.destination,
-        outcome,
-    )
+        settle(delivery, **settling.due(Now() + NO_HANDLER_DELAY, line))
+    log(delivery, f"put back: {line}", logging.ERROR)

@@ -1,13 +1,13 @@
 """Which handlers want which events: `router.on("user_add_org")`. Pure: no Django, no I/O."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from callbacks.dingcrypto import CallbackError
-from callbacks.payload import Fields
+from callbacks.payload import Fields, corp_id
 
 HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., dict[str, Any] | None])
 Wanted = str | int | Collection[str] | Collection[int] | Collection[str | int]
@@ -47,14 +47,54 @@ class Handler:
         """Tell whether an event of this type and content is owed to this handler."""
         if not any(fnmatchcase(event_type, pattern) for pattern in self.patterns):
             return False
-        fields = Fields(data)
-        return all(_matches(fields.get(name), wanted) for name, wanted in self.where.items())
+        return _all_match(data, self.where)
 
     def __call__(self, event: Any, delivery: Any) -> dict[str, Any] | None:
         """Call the function with `event` and, if it names it, `delivery`."""
         if "delivery" in inspect.signature(self.function).parameters:
             return self.function(event, delivery=delivery)
         return self.function(event)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which events an endpoint wants: of these types (names and globs), organisations and values; empty: any."""
+
+    patterns: tuple[str, ...] = ()
+    corps: tuple[str, ...] = ()
+    where: Mapping[str, Wanted] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, event_types: Any, corp_ids: Any, where: Any) -> "Filter":
+        """Read a row's JSON, which anybody may have written: what has no sense there restricts nothing."""
+        return cls(_texts(event_types), _texts(corp_ids), where if isinstance(where, Mapping) else {})
+
+    def wants(self, event_type: str, data: Mapping[str, Any]) -> bool:
+        """Tell whether an event of this type and content passes."""
+        if self.patterns and not any(fnmatchcase(event_type, pattern) for pattern in self.patterns):
+            return False
+        if self.corps and corp_id(data) not in self.corps:
+            return False
+        return _all_match(data, self.where)
+
+
+class Destination(Protocol):
+    """What an event can be owed to: a handler or an endpoint."""
+
+    @property
+    def destination(self) -> str:
+        """Return what a delivery to it is addressed to."""
+
+    @property
+    def ordered(self) -> bool:
+        """Tell whether events about one subject go to it one after the other."""
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Return the names and globs of the event types that it wants."""
+
+    def wants(self, event_type: str, data: Mapping[str, Any]) -> bool:
+        """Tell whether an event of this type and content is owed to it."""
 
 
 class Router:
@@ -120,8 +160,21 @@ def _require_callable(name: str, function: Callable[..., Any]) -> None:
             raise TypeError(f"handler {name} must take (event) or (event, delivery)") from None
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str) else value
+    return tuple(each for each in values if isinstance(each, str) and each) if isinstance(values, list) else ()
+
+
+def _all_match(data: Mapping[str, Any], where: Mapping[str, Wanted]) -> bool:
+    if not where:
+        return True
+    fields = Fields(data)
+    return all(_matches(fields.get(name), wanted) for name, wanted in where.items())
+
+
 def _matches(value: Any, wanted: Wanted) -> bool:
-    accepted = {str(item) for item in ([wanted] if isinstance(wanted, (str, int)) else wanted)}
+    many: Iterable[Any] = wanted if isinstance(wanted, Collection) and not isinstance(wanted, str) else [wanted]
+    accepted = {str(item) for item in many}
     values = value if isinstance(value, list) else [value]
     return any(str(item) in accepted for item in values if item is not None)
 

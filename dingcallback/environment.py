@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
 
+from callbacks.addresses import Network, networks
+
 T = TypeVar("T")
 
 MOST = 31 * 24 * 3600
@@ -104,6 +106,15 @@ class Environment:
             self.refuse(f"{name}_FILE", problem, "mend the path or its rights")
             return default
 
+    def secrets(self, name: str, shortest: int = 1) -> list[str]:
+        """Return a comma-separated list of secrets, or that in the file that `NAME_FILE` names."""
+        found = [part.strip() for part in self.secret(name).split(",") if part.strip()]
+        for number, each in enumerate(found, start=1):
+            if len(each) < shortest:
+                problem = f"has {len(each)} characters in entry {number}"
+                self.refuse(name, problem, f"use long random text, at least {shortest} characters each")
+        return found
+
     def integer(self, name: str, default: int, minimum: int = 0) -> int:
         """Return a whole number of at least `minimum`, and no larger than a month has seconds."""
 
@@ -145,6 +156,13 @@ class Environment:
         return self._parsed(
             name, default, parse, f"whole numbers separated by commas, such as 5,300,1800, up to {MOST}"
         )
+
+    def networks(self, name: str, default: str) -> list[Network]:
+        """Return comma-separated networks, none where the setting is there but empty."""
+        if name in self.values and not self.text(name):
+            return []
+        expected = "networks separated by commas, such as 127.0.0.0/8,fe80::/10"
+        return self._parsed(name, networks(default), networks, expected)
 
     def apps(self, name: str) -> list[str]:
         """Return a comma-separated list of Python packages that can be found."""

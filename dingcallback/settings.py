@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import dj_database_url
 
+from callbacks.addresses import DEFAULT_BLOCKED
 from dingcallback.environment import Environment
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -24,6 +25,7 @@ if not SECRET_KEY:
     env.refuse(
         "SECRET_KEY", "is missing", "copy .env.example to .env and put into it what `manage.py dingtalk keygen` prints"
     )
+SECRET_KEY_FALLBACKS = env.secrets("SECRET_KEY_FALLBACKS")
 DEBUG = env.boolean("DEBUG", False)
 
 # DingTalk (https://open.dingtalk.com)
@@ -68,6 +70,12 @@ CELERY_BROKER_URL = env.brokers("CELERY_BROKER_URL")
 CELERY_QUEUE = env.text("CELERY_QUEUE", "dingcallback")
 CELERY_APPLICATION = "dingcallback.celery"
 FEED_AHEAD = env.integer("FEED_AHEAD", 8, minimum=1)
+
+# The relay to endpoints
+
+ENDPOINT_DISABLE_AFTER = env.integer("ENDPOINT_DISABLE_AFTER", 259200, minimum=1)
+RELAY_BLOCKED_NETWORKS = env.networks("RELAY_BLOCKED_NETWORKS", DEFAULT_BLOCKED)
+FIELD_ENCRYPTION_KEYS = env.secrets("FIELD_ENCRYPTION_KEYS", shortest=32)
 
 # Who may reach the pages
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from callbacks.keys import new_aes_key, new_secret_key, new_token
 from dingcallback.environment import isolated
 from faults.brokers import Broker
 from faults.databases import Database, PostgresqlServer, SqliteFile
@@ -20,7 +21,6 @@ from faults.plan import CLOCK_LIBRARY, Fault, Plan
 from faults.processes import ROOT
 from faults.service import Service
 from faults.tally import Tally, count
-from registrar.keys import new_aes_key, new_secret_key, new_token
 from simulator.options import Options
 from simulator.server import Simulator
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import requests
 from rich.console import Console
 
+from callbacks.keys import new_aes_key, new_secret_key, new_token
 from callbacks.ports import PortUnusable, port_number, require_free
 from dingcallback.environment import isolated
-from registrar.keys import new_aes_key, new_secret_key, new_token
 from simulator.options import Options
 from simulator.server import Simulator
 
@@ -79,6 +79,7 @@ def _prepare(home: Path, simulator: Simulator, host: str, port: int) -> None:
         DINGTALK_OAPI_URL=simulator.url,
         DINGTALK_API_URL=simulator.url,
         RETRY_SCHEDULE="1,2,5",
+        RELAY_BLOCKED_NETWORKS="",  # the demo's subscribers are on loopback
     )
     os.environ.clear()
     os.environ.update(settings)
@@ -115,15 +116,23 @@ def _show(console: Console, simulator: Simulator, once: bool, admin: str) -> Non
     if simulator.callback is None:
         raise DemoFailed("the callback was not registered")
     console.print(f"registered {simulator.callback.url} after a check_url handshake")
-    from simulator import demo_events  # noqa: PLC0415 - its models need the settings made above
+    from simulator import demo_events, demo_subscribers  # noqa: PLC0415 - their models need the settings made above
 
-    rows = demo_events.push_all(simulator)
-    handled = demo_events.wait_until_handled(rows, HANDLED_WITHIN)
-    console.print(demo_events.table(rows))
-    if not handled:
-        raise DemoFailed("not everything was handled; see service.log in .demo/")
-    if once:
-        return
+    with demo_subscribers.subscribed() as subscribers:
+        rows = demo_events.push_all(simulator)
+        handled = demo_events.wait_until_handled(rows, HANDLED_WITHIN)
+        console.print(demo_events.table(rows))
+        for subscriber in subscribers:
+            console.print(
+                f"{type(subscriber).__name__.upper()} took, verified by itself: {', '.join(subscriber.taken)}"
+            )
+        if not handled:
+            raise DemoFailed("not everything was handled; see service.log in .demo/")
+        if not once:
+            _stay(console, simulator, admin)
+
+
+def _stay(console: Console, simulator: Simulator, admin: str) -> None:
     password = secrets.token_urlsafe(9)
     _manage("createsuperuser", "--noinput", "--username", "admin", "--email", "", DJANGO_SUPERUSER_PASSWORD=password)
     console.print(f"\nAdmin: {admin}   user: admin   password (this run only): {password}")

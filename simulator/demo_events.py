@@ -12,6 +12,7 @@ from rich.table import Table
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dingcallback.settings")
 django.setup()
 
+from callbacks import endpoint  # noqa: E402
 from callbacks.models import Delivery, Event  # noqa: E402 - models need the setup above
 from callbacks.payload import read  # noqa: E402
 from simulator.pushing import Push  # noqa: E402
@@ -86,8 +87,9 @@ def table(rows: list[Row]) -> Table:
     seen: set[int] = set()
     for row in rows:
         answer = "success" if row.push.acknowledged else f"[red]{row.push.reason}"
+        number = _number(row.event, seen)
         for outcome in [_outcome(delivery) for delivery in row.deliveries] or [("owed to nobody", "", "")]:
-            result.add_row(row.label, answer, _number(row.event, seen), *outcome)
+            result.add_row(row.label, answer, number, *outcome)
     return result
 
 
@@ -103,5 +105,12 @@ def _number(event: Event | None, seen: set[int]) -> str:
 def _outcome(delivery: Delivery) -> tuple[str, str, str]:
     kept = delivery.result or {}
     words = [str(kept[name]) for name in ("title", "status", "who", "what", "result", "recorded") if kept.get(name)]
-    state = delivery.get_state_display()
-    return delivery.destination.rpartition(".")[2], state, " ".join(words) or delivery.last_error
+    state, subscriber = delivery.get_state_display(), endpoint.find(delivery.destination)
+    if subscriber is None:
+        return delivery.destination.rpartition(".")[2], state, " ".join(words) or delivery.last_error
+    failed = list(delivery.attempt_set.filter(outcome="failed").order_by("id").values_list("error", flat=True))
+    return (
+        f"{subscriber.name} ({subscriber.format})",
+        state,
+        "; ".join([*failed, f"taken at attempt {delivery.attempts}"]),
+    )

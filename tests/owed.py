@@ -43,6 +43,15 @@ def carry(delivery: Delivery) -> Delivery:
     return delivery
 
 
+def carry_due() -> list[Delivery]:
+    """Claim and attempt whatever is due now; return those rows after that."""
+    taken = outbox.claim(100)
+    for delivery in taken:
+        outbox.attempt(delivery, WORKER)
+        delivery.refresh_from_db()
+    return taken
+
+
 def attempts(delivery: Delivery) -> list[tuple[str, str]]:
     """Return outcome and error of each attempt, in order."""
     rows = Attempt.objects.filter(delivery=delivery).order_by("id")

@@ -27,6 +27,7 @@ _environment = isolated(
     DINGTALK_OAPI_URL="http://127.0.0.1:1",
     DINGTALK_API_URL="http://127.0.0.1:1",
     RETRY_SCHEDULE="1,1,1",
+    RELAY_BLOCKED_NETWORKS="",  # the receivers of the tests are on loopback
 )
 _environment["DJANGO_SETTINGS_MODULE"] = "tests.settings"
 os.environ.clear()

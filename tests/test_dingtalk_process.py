@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.dingcrypto import DingCrypto
-from registrar.keys import new_aes_key
+from callbacks.keys import new_aes_key
 from simulator.server import Options, Simulator
 from tests.command import SOUND, manage
 

@@ -193,6 +193,9 @@ def test_every_secret_may_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_
         ("RETRY_SCHEDULE", "soon", "whole numbers separated by commas"),
         ("DINGTALK_WORKFLOW_API", "v2", "one of auto, topapi, v1.0"),
         ("DINGTALK_MONTHLY_CALLS", "many", "a whole number"),
+        ("RELAY_BLOCKED_NETWORKS", "10.0.0.0/33", "networks separated by commas"),
+        ("RELAY_BLOCKED_NETWORKS", "loopback", "networks separated by commas"),
+        ("RELAY_BLOCKED_NETWORKS", "127.0.0.0/8,,::1", "networks separated by commas"),
         ("LOG_FORMAT", "xml", "one of text, json"),
         ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO, WARNING, ERROR"),
         ("LANGUAGE_CODE", "fr", "one of zh-hans, en"),
@@ -208,6 +211,15 @@ def test_a_malformed_setting_is_named_with_its_remedy(
     assert [error.name for error in errors] == [name]
     assert remedy in errors[0].hint
     assert value in errors[0].problem
+
+
+def test_blocked_networks_are_the_default_those_that_are_set_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "169.254.0.0/16" in map(str, settings(monkeypatch)["RELAY_BLOCKED_NETWORKS"])
+    made = settings(monkeypatch, RELAY_BLOCKED_NETWORKS="10.1.2.3, fd00::1/8")
+    assert list(map(str, made["RELAY_BLOCKED_NETWORKS"])) == ["10.1.2.3/32", "fd00::/8"]
+    assert settings(monkeypatch, RELAY_BLOCKED_NETWORKS="")["RELAY_BLOCKED_NETWORKS"] == []
+    malformed = settings(monkeypatch, RELAY_BLOCKED_NETWORKS="x")
+    assert "169.254.0.0/16" in map(str, malformed["RELAY_BLOCKED_NETWORKS"])
 
 
 def test_a_callback_address_that_is_no_url_leaves_the_settings_readable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,3 +271,15 @@ def test_postgresql_is_taken_with_its_options(monkeypatch: pytest.MonkeyPatch, s
 def test_an_isolated_environment_holds_no_setting_of_the_service_but_the_given_ones() -> None:
     mine = {"PATH": "/bin", "DINGTALK_TOKEN": "t", "DATABASE_URL": "x", "SECRET_KEY_FILE": "f", "DEBUG": "1"}
     assert isolated(mine, DINGTALK_TOKEN="mine") == {"PATH": "/bin", "ENV_FILE": os.devnull, "DINGTALK_TOKEN": "mine"}
+
+
+def test_keys_for_secrets_are_a_list_of_long_texts_or_come_from_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text(f"{'a' * 32}, {'b' * 40}\n")
+    made = settings(monkeypatch, FIELD_ENCRYPTION_KEYS_FILE=str(tmp_path / "keys"))
+    assert (made["FIELD_ENCRYPTION_KEYS"], made["ENVIRONMENT_ERRORS"]) == (["a" * 32, "b" * 40], [])
+
+    (error,) = settings(monkeypatch, FIELD_ENCRYPTION_KEYS=f"{'a' * 32},hunter2")["ENVIRONMENT_ERRORS"]
+    assert (error.name, error.problem) == ("FIELD_ENCRYPTION_KEYS", "has 7 characters in entry 2")
+    assert "hunter2" not in error.hint

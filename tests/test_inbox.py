@@ -9,7 +9,7 @@ from django.db import Error, IntegrityError
 
 from callbacks.deadline import within
 from callbacks.inbox import receive
-from callbacks.models import Delivery, Event
+from callbacks.models import Delivery, Endpoint, Event
 from callbacks.payload import read
 from tests.owed import in_threads, payload, table_away
 
@@ -150,3 +150,22 @@ def test_an_event_that_nobody_wants_is_stored_and_owed_to_nobody() -> None:
 
     assert (receipt.is_new, receipt.deliveries) == (True, 0)
     assert Event.objects.get().event_type == "a_type_of_next_year"
+
+
+def test_an_endpoint_gets_what_comes_after_it_was_made_changed_or_disabled_and_no_more() -> None:
+    def owed(event_type: str) -> int:
+        return receive(payload(event_type)).deliveries
+
+    assert owed("label_a") == 0
+    endpoint = Endpoint.objects.create(name="ERP", url="http://127.0.0.1:1/", format="standard")
+    assert (owed("label_a"), owed("label_a"), owed("label_b")) == (1, 1, 1)
+    Endpoint.objects.update(event_types=["label_b"])
+    assert (owed("label_a"), owed("label_b")) == (0, 1)
+    second = Endpoint.objects.create(name="OA", url="http://127.0.0.1:1/", format="dingtalk")
+    assert (owed("label_a"), owed("label_b")) == (1, 2)
+    Endpoint.objects.filter(pk=endpoint.pk).update(enabled=False)
+    assert (owed("label_b"), owed("shop_twice")) == (1, 3)
+    pushed = payload("label_b")
+    assert [receive(pushed).is_new, receive(pushed).is_new] == [True, False]
+    second.delete()
+    assert (owed("label_b"), receive(pushed).is_new) == (0, False)

@@ -11,7 +11,7 @@ import pytest
 from django.db.models.functions import Now
 from pytest_django import Settings
 
-from callbacks import order, outbox
+from callbacks import order, outbox, settling
 from callbacks.models import LEASE, Delivery, Event
 from callbacks.routing import GiveUp, RetryLater
 from tests.owed import WORKER, attempts, carry, expire_leases, in_threads, owe
@@ -112,7 +112,7 @@ def test_a_handler_may_name_the_time_of_the_next_attempt(settings: Settings) -> 
 def test_a_worker_that_is_stopped_gives_its_place_back_and_not_its_turn() -> None:
     first, second = about("u1"), about("u1")
     (held,) = outbox.claim(100)
-    outbox.start(held, WORKER)
+    settling.start(held, WORKER)
     outbox.give_back(held)
     assert claimable() == [first.pk]
     assert order.head(second) == first.pk

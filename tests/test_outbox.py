@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from django.utils.timezone import now
 from pytest_django import Settings
 
-from callbacks import outbox, watch
+from callbacks import outbox, settling, watch
 from callbacks.models import Attempt, Delivery, Event, LeaseLost
 from callbacks.routing import router
 from tests.owed import WORKER, attempts, carry, claimed, expire_leases, in_threads, owe
@@ -152,7 +152,7 @@ def test_renewing_prolongs_own_leases_and_no_others() -> None:
 
 def test_a_lease_that_ran_out_is_claimed_again_and_its_open_attempt_closed_as_lost() -> None:
     delivery = owe("shop_plain")
-    outbox.start(claimed(delivery), "dead:1")
+    settling.start(claimed(delivery), "dead:1")
     assert outbox.claim(5) == []
 
     expire_leases()
@@ -172,7 +172,7 @@ def test_a_handler_that_takes_its_process_down_each_time_ends_as_dead(
     settings.RETRY_SCHEDULE = [1]
     delivery = owe("shop_plain")
     for _ in range(2):
-        outbox.start(claimed(delivery), "dead:1")
+        settling.start(claimed(delivery), "dead:1")
         expire_leases()
 
     assert outbox.claim(5) == []
@@ -192,10 +192,10 @@ def test_a_delivery_given_back_on_its_last_attempt_does_not_die_with_another_one
     given_back, lost = owe("shop_plain"), owe("shop_plain")
     Delivery.objects.filter(pk=given_back.pk).update(attempts=1)
     stopping = claimed(given_back)
-    outbox.start(stopping, WORKER)
+    settling.start(stopping, WORKER)
     outbox.give_back(stopping)
     Delivery.objects.filter(pk=lost.pk).update(leased_until=None)
-    outbox.start(claimed(lost), "dead:1")
+    settling.start(claimed(lost), "dead:1")
     expire_leases()
     Delivery.objects.update(leased_until=Now(), next_attempt_at=Now())
 
@@ -281,11 +281,11 @@ def test_a_failure_falls_due_again_by_the_schedule_with_a_fifth_of_jitter_at_mos
 
 
 def test_jitter_spreads_the_delays() -> None:
-    delays = [outbox.retry_delay(1, [100]) for _ in range(200)]
+    delays = [settling.retry_delay(1, [100]) for _ in range(200)]
 
     assert all(delay is not None and 100 * SECOND <= delay <= 120 * SECOND for delay in delays)
     assert len(set(delays)) > 100
-    assert outbox.retry_delay(2, [100]) is None
+    assert settling.retry_delay(2, [100]) is None
 
 
 def test_a_delay_of_nothing_is_no_last_attempt(
@@ -519,7 +519,7 @@ def test_an_atomic_handler_that_waited_for_sqlites_lock_is_not_blamed(log: pytes
     delivery = owe("shop_atomic")
     held, handler = claimed(delivery), router.find(delivery.destination)
     assert handler
-    started = outbox.start(held, WORKER)
+    started = settling.start(held, WORKER)
     locked = threading.Event()
 
     def work(number: int) -> None:
@@ -676,7 +676,7 @@ def test_a_handler_that_is_gone_uses_up_no_attempt_and_is_put_back_with_an_error
 def test_a_delivery_given_back_is_due_at_once_and_its_attempt_closed_as_stopped() -> None:
     delivery = owe("shop_plain")
     held = claimed(delivery)
-    outbox.start(held, WORKER)
+    settling.start(held, WORKER)
 
     outbox.give_back(held)
 

@@ -46,6 +46,7 @@ def test_the_demo_handles_every_kind_of_event_and_exits_with_0() -> None:
         "check_url",
         *("bpms_instance_change start", "bpms_task_change finish", "user_add_org", "user_leave_org"),
         *("org_dept_create", "org_dept_modify", "org_dept_remove", "brand_new_event_2030", "stored once"),
+        *("ERP (standard)", "answered 503", "OA (dingtalk)", "verified by itself: "),
     ):
         assert shown in done.stdout
 
@@ -192,7 +193,8 @@ def test_the_example_env_lists_every_setting_that_is_read() -> None:
     source = (ROOT / "dingcallback" / "settings.py").read_text()
     read = set(
         re.findall(
-            r'env\.(?:text|secret|integers?|boolean|names|choice|time_zone|apps|brokers)\(\s*"([A-Z_]+)"', source
+            r'env\.(?:text|secrets?|integers?|boolean|names|choice|time_zone|apps|brokers|networks)\(\s*"([A-Z_]+)"',
+            source,
         )
     )
     listed = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
@@ -202,9 +204,8 @@ def test_the_example_env_lists_every_setting_that_is_read() -> None:
 def test_the_example_env_shows_the_defaults_that_hold() -> None:
     example = (ROOT / ".env.example").read_text()
     shown = dict(re.findall(r"^#([A-Z_]+)=(.+)$", example, re.MULTILINE))
-    program = (
-        "import json; from dingcallback import settings as s; print(json.dumps({k: getattr(s, k, None) for k in %r}))"
-    )
+    values = "{k: getattr(s, k, None) for k in %r}"
+    program = f"import json; from dingcallback import settings as s; print(json.dumps({values}, default=str))"
     names = sorted(set(shown) - {"DATABASE_URL", "DEBUG", "TRUST_PROXY_HEADERS"})
     environment = isolated(os.environ, SECRET_KEY="x")
     done = subprocess.run(

@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from pytest_django import DjangoAssertNumQueries
 
-from callbacks import latecomer, order, outbox
+from callbacks import latecomer, order, outbox, settling
 from callbacks.batches import MOST_ROWS
 from callbacks.models import Attempt, Delivery, DeliveryQuerySet, Event
 from callbacks.routing import router
@@ -541,7 +541,7 @@ def test_giving_up_leaves_what_is_settled_and_what_a_worker_holds() -> None:
 
 def test_giving_up_closes_the_attempt_of_a_worker_that_died() -> None:
     delivery = owe("shop_plain")
-    outbox.start(claimed(delivery), WORKER)
+    settling.start(claimed(delivery), WORKER)
     Delivery.objects.update(leased_until=datetime(2026, 1, 1, tzinfo=timezone.utc))
 
     assert outbox.give_up(Delivery.objects.all()) == 1

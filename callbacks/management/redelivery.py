@@ -8,10 +8,10 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db.models import QuerySet
 
-from callbacks import latecomer, order, outbox
+from callbacks import endpoint, latecomer, order, outbox
 from callbacks.batches import MOST_ROWS, ids_of
 from callbacks.models import Delivery, DeliveryQuerySet, Event
-from callbacks.routing import Handler, router
+from callbacks.routing import Destination, router
 
 Row = dict[str, Any]
 
@@ -96,36 +96,44 @@ def to_where_they_were(choice: Choice) -> Plan:
 
 
 def to_a_latecomer(choice: Choice, destination: str) -> Plan:
-    """Plan to owe the chosen events to a handler that was added later."""
+    """Plan to owe the chosen events to a handler or an endpoint that was added later."""
+    to = _found(destination)
+    events = choice.events()
+    ids = latecomer.missed(events, to)
+    if not ids:
+        raise CommandError(_why_none(events, to))
+    return Plan(
+        "events",
+        "owed",
+        f"Owe what is shown, {len(ids)} in all, to {to.destination}?",
+        f"owed to {to.destination}",
+        "left, as they were owed or pruned in the meantime",
+        ids,
+        _events,
+        lambda batch: latecomer.owe(batch, to),
+    )
+
+
+def _found(destination: str) -> Destination:
+    if endpoint.is_one(destination):
+        found = endpoint.find(destination)
+        if found is None:
+            raise CommandError(f"no {destination}: `manage.py endpoint list` shows them; nothing was changed")
+        return found
     handler = router.find(destination)
     if handler is None:
         step = "name it by module and function, and have its app in INSTALLED_APPS"
         raise CommandError(f"no handler {destination.removeprefix('handler:')}: {step}; nothing was changed")
-    events = choice.events()
-    ids = latecomer.missed(events, handler)
-    if not ids:
-        raise CommandError(_why_none(events, handler))
-    return Plan(
-        "events",
-        "owed",
-        f"Owe what is shown, {len(ids)} in all, to {handler.destination}?",
-        f"owed to {handler.destination}",
-        "left, as they were owed or pruned in the meantime",
-        ids,
-        _events,
-        lambda batch: latecomer.owe(batch, handler),
-    )
+    return handler
 
 
-def _why_none(events: QuerySet[Event], handler: Handler) -> str:
+def _why_none(events: QuerySet[Event], to: Destination) -> str:
     count = events.count()
     if not count:
         return "no event matches; choose otherwise, or look at the admin's list of events"
-    wanted = ", ".join(handler.patterns)
+    wanted = ", ".join(to.patterns)
     step = "to try those it was owed again, leave out --to and give --destination"
-    return (
-        f"{handler.destination} was owed the {count} events already, or doesn't want them (it wants {wanted}); {step}"
-    )
+    return f"{to.destination} was owed the {count} events already, or doesn't want them (it wants {wanted}); {step}"
 
 
 def _deliveries(ids: list[int]) -> list[Row]:

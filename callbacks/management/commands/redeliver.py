@@ -1,4 +1,4 @@
-"""`manage.py redeliver`: try deliveries again by hand, or owe old events to a handler that was added later."""
+"""`manage.py redeliver`: try deliveries again by hand, or owe old events to a destination that was added later."""
 
 from datetime import datetime, timezone
 from typing import Any
@@ -23,8 +23,8 @@ class Command(BaseCommand):
 
     help = (
         "Make deliveries due again, chosen by their numbers or by what they are; or, with --to, owe their events to a "
-        "handler that was added later. Shows them and asks first. Attempts made before stay on record, order is kept, "
-        "and what a worker holds at this moment is left to it."
+        "handler or an endpoint that was added later. Shows them and asks first. Attempts made before stay on record, "
+        "order is kept, and what a worker holds at this moment is left to it."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -34,7 +34,7 @@ class Command(BaseCommand):
         parser.add_argument("--state", choices=Delivery.State.values, help="in this state")
         parser.add_argument("--since", metavar="DAY", help="of events received since, such as 2026-11-20 or with 10:00")
         parser.add_argument("--destination", metavar="D", help="owed to this, such as handler:shop.handlers.ticket")
-        parser.add_argument("--to", metavar="D", help="owe the events to this handler instead, where they never were")
+        parser.add_argument("--to", metavar="D", help="owe the events to this instead, where they never were")
         parser.add_argument("--yes", action="store_true", help="do not ask")
         parser.add_argument("--json", action="store_true", help="print one JSON document, and do not ask")
 

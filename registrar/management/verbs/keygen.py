@@ -1,6 +1,6 @@
 """`keygen`: fresh secrets as lines for `.env`."""
 
-from registrar.keys import new_aes_key, new_secret_key, new_token
+from callbacks.keys import new_aes_key, new_secret_key, new_token
 from registrar.management.verbs.report import Options, Report, Verb, no_arguments
 
 

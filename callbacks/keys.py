@@ -1,5 +1,6 @@
-"""Fresh secrets for `.env`, valid by the rules of DingTalk's console and of its API alike. Pure."""
+"""Fresh secrets: for `.env`, valid by the rules of DingTalk's console and of its API alike, and for endpoints. Pure."""
 
+import base64
 import secrets
 import string
 
@@ -21,6 +22,11 @@ def new_aes_key() -> str:
 def new_secret_key() -> str:
     """Return a SECRET_KEY for Django that needs no quotes in `.env`."""
     return _random(64)
+
+
+def new_webhook_secret() -> str:
+    """Return a secret of the Standard Webhooks form, `whsec_` and 32 random bytes in Base64."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def _random(length: int) -> str:

@@ -1,0 +1,180 @@
+"""How it goes with an endpoint, on its row: whether it may be sent something now, and what an answer changes.
+
+After REFUSALS in a row the circuit is open: only the oldest due delivery is tried, every REST, until it is taken.
+A row that says "not now" leaves its deliveries as they are; nobody claims them until it says otherwise.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from callbacks import endpoint as endpoints
+from callbacks.batches import batches, ids_of
+from callbacks.models import Delivery, DeliveryQuerySet, Endpoint
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = 10
+REST = timedelta(seconds=30)
+DAY = timedelta(days=1)
+# How much of a rate may come at once.
+BURST = timedelta(seconds=1)
+_HOW_IT_GOES = ("enabled", "refusals", "failing_since", "rests_until", "last_error", "disabled_because")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a claim may take of one destination now, and in which order."""
+
+    most: int
+    order: tuple[str, ...] = ("next_attempt_at", "id")
+    endpoint: Endpoint | None = None
+    now: datetime | None = None
+
+
+def turn(destination: str, wanted: int) -> Turn:
+    """Return what a claim of `wanted` may take, in a transaction; an endpoint's row is locked until that ends."""
+    if not endpoints.is_one(destination):
+        return Turn(wanted)
+    row = _locked(destination, still_open=True)
+    if row is None:
+        # one that is gone takes them all: each attempt finds that out
+        return Turn(0 if endpoints.find(destination) else wanted)
+    endpoint, now = row
+    rows = Delivery.objects.pending().filter(destination=destination, lease_token__isnull=False)
+    held = rows.held().count()
+    if endpoint.rests_until:  # a probe
+        return Turn(0 if held else 1, ("event_id", "id"), endpoint, now)
+    most = min(wanted, max(endpoint.concurrency - held, 0), _rate_allows(endpoint, now) if endpoint.rate else wanted)
+    return Turn(most, endpoint=endpoint, now=now)
+
+
+def took(turn: Turn, count: int) -> None:
+    """Note that the claim took so many, in its transaction: when the endpoint's next turn is."""
+    if not count or turn.endpoint is None or turn.now is None:
+        return
+    rows = Endpoint.objects.filter(pk=turn.endpoint.pk)
+    if turn.endpoint.rests_until:
+        rows.update(rests_until=turn.now + REST)
+    elif turn.endpoint.rate:
+        since = max(turn.endpoint.slow_until or turn.now, turn.now - BURST)
+        rows.update(slow_until=since + count * _interval(turn.endpoint.rate))
+
+
+def _interval(rate: int) -> timedelta:
+    return timedelta(minutes=1) / rate
+
+
+def _rate_allows(endpoint: Endpoint, now: datetime) -> int:
+    """Return how many requests the rate allows now; a rest of BURST is saved up for, and at least one is."""
+    saved = min(now - (endpoint.slow_until or now), BURST)
+    return max(int(saved / _interval(endpoint.rate or 1)), 1)
+
+
+def succeeded(endpoint: Endpoint) -> None:
+    """Note that an endpoint took something: where its circuit was open, everything pending falls due at once."""
+    rows = Endpoint.objects.filter(pk=endpoint.pk, enabled=True, paused=False)
+    seen = rows.values_list("refusals", "failing_since", "rests_until", "last_error").first()
+    if seen is None or not any(seen):
+        return
+    rows.update(refusals=0, failing_since=None, rests_until=None, last_error="")
+    if seen[2]:
+        logger.info("endpoint %s takes events again", endpoint)
+        release(endpoint.destination)
+
+
+def refused(endpoint: Endpoint, line: str, *, gone: bool = False, rest: timedelta = timedelta(0)) -> None:
+    """Note a refusal: open the circuit after REFUSALS in a row, for REST or longer where it asked for a `rest`.
+
+    Disable the endpoint where it is gone, or has refused everything for ENDPOINT_DISABLE_AFTER.
+    """
+    with transaction.atomic():
+        row = _locked(endpoint.destination)
+        if row is None or not row[0].enabled:
+            return
+        known, now = row
+        known.refusals += 1
+        known.failing_since = known.failing_since or now
+        known.last_error = line
+        failing_for = now - known.failing_since
+        if gone:
+            _disable(known, line)
+        elif failing_for >= timedelta(seconds=settings.ENDPOINT_DISABLE_AFTER):
+            _disable(known, f"it refused everything for {failing_for.total_seconds():.0f} s; the last time: {line}")
+        elif known.refusals >= REFUSALS:
+            known.rests_until = max(known.rests_until or now + REST, now + min(rest, DAY))
+            if known.refusals == REFUSALS:
+                logger.warning("endpoint %s refused %s in a row: one delivery is tried at a time", known, REFUSALS)
+        known.save(update_fields=_HOW_IT_GOES)
+
+
+def hold(endpoint: Endpoint, line: str, *, until_resumed: bool) -> None:
+    """Note why nothing can be sent to an endpoint at all: pause it, or let it rest before the next look."""
+    if until_resumed:
+        changes: dict[str, Any] = {"paused": True}
+        logger.error("endpoint %s is paused: %s", endpoint, line)
+    else:
+        changes = {"rests_until": Now() + REST}
+        logger.error("endpoint %s rests: %s", endpoint, line)
+    Endpoint.objects.filter(pk=endpoint.pk).update(last_error=line, **changes)
+
+
+def pause(endpoint: Endpoint) -> None:
+    """Send nothing more until it is resumed; events go on being owed."""
+    Endpoint.objects.filter(pk=endpoint.pk).update(paused=True)
+
+
+def resume(endpoint: Endpoint) -> None:
+    """Send what is owed again, in order."""
+    Endpoint.objects.filter(pk=endpoint.pk).update(paused=False, **_clean())
+    release(endpoint.destination)
+
+
+def disable(endpoint: Endpoint, because: str) -> None:
+    """Owe nothing new and send nothing; what is owed stays pending."""
+    Endpoint.objects.filter(pk=endpoint.pk).update(enabled=False, disabled_because=because, **_clean())
+
+
+def enable(endpoint: Endpoint) -> None:
+    """Owe events again, and let go what was set aside."""
+    Endpoint.objects.filter(pk=endpoint.pk).update(enabled=True, disabled_because="", **_clean())
+    release(endpoint.destination)
+
+
+def release(destination: str) -> int:
+    """Make due at once, in the order in which they came to be owed, what waits for its retry; return how many."""
+    count = 0
+    for ids in batches(ids_of(_waiting(destination))):
+        with transaction.atomic():
+            locked = _waiting(destination).filter(pk__in=ids).select_for_update(skip_locked=True).order_by("pk")
+            rows = Delivery.objects.filter(pk__in=list(locked.values_list("pk", flat=True)))
+            count += rows.update(next_attempt_at=F("created_at"))
+    return count
+
+
+def _waiting(destination: str) -> DeliveryQuerySet:
+    return Delivery.objects.pending().free().filter(destination=destination, next_attempt_at__gt=Now())
+
+
+def _disable(endpoint: Endpoint, because: str) -> None:
+    """Disable a row that is about to be saved; whoever enables it again, in whichever way, begins anew."""
+    endpoint.enabled, endpoint.disabled_because = False, because
+    endpoint.refusals, endpoint.failing_since, endpoint.rests_until = 0, None, None
+    logger.error("endpoint %s is disabled: %s", endpoint, because)
+
+
+def _clean() -> dict[str, Any]:
+    return {"refusals": 0, "failing_since": None, "rests_until": None, "last_error": ""}
+
+
+def _locked(destination: str, *, still_open: bool = False) -> tuple[Endpoint, datetime] | None:
+    """Return an endpoint's row, locked until the transaction ends, and the database's time."""
+    rows = Endpoint.objects.open() if still_open else Endpoint.objects.all()
+    row = rows.filter(pk=endpoints.number_of(destination)).select_for_update().annotate(now=Now()).first()
+    return (row, row.now) if row else None

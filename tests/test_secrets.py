@@ -1,0 +1,172 @@
+"""Secrets in rows: encrypted there, decrypted only where they are used, rotated, and read after a change of keys."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from pytest_django import Settings
+
+from callbacks import rotation
+from callbacks.fields import Unreadable
+from callbacks.inbox import receive
+from callbacks.models import Delivery, Endpoint
+from tests.owed import carry, carry_due, payload
+from tests.subscriber import Subscriber, sealing, sent
+
+pytestmark = pytest.mark.django_db
+OLD, NEW = "an-old-key-of-at-least-32-characters", "a-new-key-of-at-least-32-characters!"
+
+
+def made(**fields: Any) -> Endpoint:
+    values = {"name": "ERP", "url": "http://127.0.0.1:1/", "format": "standard", **fields}
+    return Endpoint.objects.create(**values)
+
+
+def stored(endpoint: Endpoint) -> str:
+    """Return the row as a dump of the database shows it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM callbacks_endpoint WHERE id = %s", [endpoint.pk])
+        return json.dumps(cursor.fetchall(), default=str)
+
+
+def test_a_row_shows_no_secret_and_the_row_read_again_has_them() -> None:
+    endpoint = made(previous_secret="whsec_before", token="plain-token")
+    secrets = [endpoint.secret, endpoint.previous_secret, endpoint.token, endpoint.aes_key]
+
+    read = Endpoint.objects.get(pk=endpoint.pk)
+
+    assert not any(secret in stored(endpoint) for secret in secrets)
+    assert [read.secret, read.previous_secret, read.token, read.aes_key] == secrets
+    assert read.secret.startswith("whsec_")
+    assert (len(read.aes_key), read.token) == (43, "plain-token")
+
+
+def test_a_dump_by_django_shows_no_secret_and_can_be_loaded() -> None:
+    endpoint = made()
+    out = io.StringIO()
+    call_command("dumpdata", "callbacks.endpoint", stdout=out)
+    assert endpoint.secret not in out.getvalue()
+
+    secret = endpoint.secret
+    endpoint.delete()
+    (fields,) = (each["fields"] for each in json.loads(out.getvalue()))
+    assert Endpoint.objects.create(**fields).pk
+    assert Endpoint.objects.get().secret == secret
+
+
+def test_a_push_reads_no_secret() -> None:
+    made(event_types=["label_*"])
+    with CaptureQueriesContext(connection) as queries:
+        receive(payload("label_user_change"))
+
+    asked = [query["sql"] for query in queries if "callbacks_endpoint" in query["sql"]]
+    assert asked
+    assert not any(name in sql for sql in asked for name in ("secret", "token", "aes_key"))
+
+
+@pytest.mark.parametrize("keys", [[], [OLD]])
+def test_what_was_encrypted_before_a_key_came_first_is_still_read(keys: list[str], settings: Settings) -> None:
+    settings.FIELD_ENCRYPTION_KEYS = keys
+    endpoint = made()
+    before = stored(endpoint)
+    settings.FIELD_ENCRYPTION_KEYS = [NEW, *keys]
+    assert Endpoint.objects.get().secret == endpoint.secret
+
+    assert [problem for _, problem in rotation.reencrypt()] == [""]
+    settings.FIELD_ENCRYPTION_KEYS = [NEW]
+    settings.SECRET_KEY = "another-secret-key-" * 4
+
+    assert Endpoint.objects.get().secret == endpoint.secret
+    assert stored(endpoint) != before
+
+
+def test_a_secret_key_of_before_still_reads(settings: Settings) -> None:
+    endpoint = made()
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "another-secret-key-" * 4
+
+    assert Endpoint.objects.get().secret == endpoint.secret
+
+
+def test_an_unreadable_secret_marks_its_endpoint_and_leaves_the_deliveries(settings: Settings) -> None:
+    settings.FIELD_ENCRYPTION_KEYS = [OLD]
+    with Subscriber() as erp:
+        lost = made(url=erp.url)
+        settings.FIELD_ENCRYPTION_KEYS = [NEW]
+        well = made(url=erp.url)
+        delivery = sent(lost)
+        carry_due()
+
+        delivery.refresh_from_db()
+        lost.refresh_from_db(fields=["last_error", "rests_until", "enabled", "paused"])
+        assert (delivery.state, delivery.attempts) == ("pending", 0)
+        assert delivery.last_error == lost.last_error
+        assert not delivery.attempt_set.exists()
+        assert "FIELD_ENCRYPTION_KEYS" in lost.last_error
+        assert (lost.condition, bool(lost.rests_until)) == ("failing", True)
+        assert Delivery.objects.get(destination=well.destination).state == "delivered"
+        assert [problem != "" for _, problem in rotation.reencrypt()] == [True, False]
+        with pytest.raises(Unreadable):
+            assert Endpoint.objects.get(pk=lost.pk).secret
+
+        settings.FIELD_ENCRYPTION_KEYS = [NEW, OLD]
+        Endpoint.objects.update(rests_until=None)
+        assert carry(delivery).state == "delivered"
+
+
+def test_a_secret_that_cannot_sign_is_held_too() -> None:
+    delivery = carry(sent(made(secret="whsec_!")))
+
+    assert (delivery.state, delivery.attempts) == ("pending", 0)
+    assert "endpoint rotate" in delivery.last_error
+
+
+def test_rotating_signs_with_both_until_it_is_finished() -> None:
+    with Subscriber() as erp:
+        endpoint = made(url=erp.url)
+        new = rotation.rotate(endpoint)["secret"]
+        carry(sent(endpoint))
+        rotation.finish(endpoint)
+        carry(sent(endpoint))
+
+    during, after = erp.requests
+    assert during.verified(endpoint.secret) == during.verified(new)
+    assert after.verified(new)
+    assert len(after.headers["webhook-signature"].split()) == 1
+
+
+def test_rotating_dingtalks_form_gives_a_new_pair() -> None:
+    endpoint = made(format="dingtalk")
+    pair = rotation.rotate(endpoint)
+    endpoint = Endpoint.objects.get()
+    assert (endpoint.token, endpoint.aes_key) == (pair["token"], pair["aes_key"])
+    with Subscriber(sealing(endpoint)) as oa:
+        Endpoint.objects.update(url=oa.url)
+        assert carry(sent(endpoint)).state == "delivered"
+
+
+def test_a_filter_decides_what_is_owed() -> None:
+    everything = made()
+    narrow = made(event_types=["org_dept_*", "label_a"], corp_ids=["corp1"], where={"kind": ["x", 2]})
+    made(event_types=["label_b"])
+
+    def owed(event_type: str, **fields: Any) -> set[str]:
+        receipt = receive(payload(event_type, **fields))
+        return set(Delivery.objects.filter(event=receipt.event_id).values_list("destination", flat=True))
+
+    assert owed("label_a", CorpId="corp1", KIND="x") == {everything.destination, narrow.destination}
+    assert owed("label_a", CorpId="corp1", kind=2) == {everything.destination, narrow.destination}
+    assert owed("label_a", CorpId="corp2", kind="x") == {everything.destination}
+    assert owed("label_a", CorpId="corp1", kind="y") == {everything.destination}
+    assert owed("label_c", CorpId="corp1", kind="x") == {everything.destination}
+
+
+def test_a_filter_without_sense_stops_no_push() -> None:
+    endpoint = made(event_types={"a": 1}, corp_ids="corp1", where=["x"])
+    receive(payload("label_a", CorpId="corp1"))
+
+    assert Delivery.objects.get().destination == endpoint.destination
