@@ -69,7 +69,7 @@ def programs(form: str = "") -> Iterator[object]:
             yield pytest.param([*commands[kind], str(path)], id=path.name, marks=marks)
 
 
-@pytest.fixture(scope="module", params=programs())
+@pytest.fixture(scope="module", params=[*programs()])
 def running_program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     command: list[str] = request.param
     if "standard" in Path(command[-1]).stem.lower():
@@ -149,7 +149,7 @@ def test_it_refuses_a_message_that_was_changed_on_its_way(running_program: Runni
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("running_program", programs("standard"), indirect=True)
+@pytest.mark.parametrize("running_program", [*programs("standard")], indirect=True)
 def test_it_goes_on_while_its_secret_is_rotated(client: Client, running_program: Running) -> None:
     endpoint = running_program.endpoint(secret=new_webhook_secret(), previous_secret=STANDARD["WEBHOOK_SECRET"])
     reference, _, delivery = push(client, endpoint)
