@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 class Program:
     """What runs at `url`; `lines` are those that it has printed."""
 
-    def __init__(self, port: int, output: Path) -> None:
+    def __init__(self, pid: int, port: int, output: Path) -> None:
+        self.pid = pid
         self.url = f"http://127.0.0.1:{port}/events?of=us"
         self._output = output
 
@@ -36,7 +37,7 @@ def running(command: Sequence[str], folder: Path, settings: Mapping[str, str]) -
     try:
         wait_until(lambda: process.poll() is not None or _listens(port))
         assert process.poll() is None, (folder / "errors").read_text()
-        yield Program(port, output)
+        yield Program(process.pid, port, output)
     finally:
         kill(process)
 
