@@ -51,11 +51,12 @@ class Running:
 
 
 def has_compiler() -> bool:
-    java = shutil.which("java")
-    if not java:
+    """Tell whether a JDK of at least Java 17 is there, which runs a program from its source."""
+    if not shutil.which("java"):
         return False
-    done = subprocess.run([java, "--list-modules"], capture_output=True, text=True, check=False)
-    return "jdk.compiler@" in done.stdout
+    done = subprocess.run(["java", "--list-modules"], capture_output=True, text=True, check=False)
+    found = re.search(r"^jdk\.compiler@(\d+)", done.stdout, re.MULTILINE)
+    return found is not None and int(found[1]) >= 17
 
 
 def programs(form: str = "") -> Iterator[object]:
