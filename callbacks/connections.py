@@ -76,8 +76,9 @@ def session() -> requests.Session:
     made.headers.clear()
     made.headers["User-Agent"] = "dingcallback"
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    for scheme in ("http://", "https://"):
-        made.mount(scheme, _Adapter(pool_connections=HOSTS, pool_maxsize=1))
+    adapter = _Adapter(pool_connections=HOSTS, pool_maxsize=1)
+    made.mount("http://", adapter)
+    made.mount("https://", adapter)
     return made
 
 

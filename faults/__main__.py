@@ -9,7 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from faults import acts_brokers, acts_postgresql, acts_processes, acts_sqlite, acts_world  # noqa: F401 - they register when imported
+from faults import (  # noqa: F401 - they register when imported
+    acts_brokers,
+    acts_endpoints,
+    acts_postgresql,
+    acts_processes,
+    acts_sqlite,
+    acts_world,
+)
 from faults.databases import VENDORS, missing_postgresql
 from faults.plan import FAULTS, Fault
 from faults.report import Row, table, write

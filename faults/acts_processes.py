@@ -29,13 +29,13 @@ def kill_web_child(stage: Stage) -> None:
     _strike_web(stage, KILLS, signal.SIGKILL, child=True)
 
 
-@fault("kill -9 of a worker's parent process")
+@fault("kill -9 of a worker's parent process", endpoints=True)
 def kill_worker(stage: Stage) -> None:
     """Kill it at any moment."""
     _strike_worker(stage, KILLS, signal.SIGKILL, child=False)
 
 
-@fault("kill -9 of a worker's child process, which carries the deliveries")
+@fault("kill -9 of a worker's child process, which carries the deliveries", endpoints=True)
 def kill_worker_child(stage: Stage) -> None:
     """Kill it at any moment."""
     _strike_worker(stage, KILLS, signal.SIGKILL, child=True)
@@ -47,13 +47,13 @@ def stop_web(stage: Stage) -> None:
     _strike_web(stage, STOPS, signal.SIGTERM, child=False)
 
 
-@fault("SIGTERM of a worker under load")
+@fault("SIGTERM of a worker under load", endpoints=True)
 def stop_worker(stage: Stage) -> None:
     """Stop it at any moment."""
     _strike_worker(stage, STOPS, signal.SIGTERM, child=False)
 
 
-@fault("everything killed at once, as when a machine loses its power, and started again")
+@fault("everything killed at once, as when a machine loses its power, and started again", endpoints=True)
 def lose_power(stage: Stage) -> None:
     """Kill web server and workers together."""
     for _ in range(stage.times(STOPS)):
@@ -65,7 +65,10 @@ def lose_power(stage: Stage) -> None:
         stage.service.start_again()
 
 
-@fault("SIGSTOP of a worker in mid-attempt until its lease has ended and another has taken over, then SIGCONT")
+@fault(
+    "SIGSTOP of a worker in mid-attempt until its lease has ended and another has taken over, then SIGCONT",
+    endpoints=True,
+)
 def freeze_worker(stage: Stage) -> None:
     """Stop a worker that holds a delivery, let its leases end, let the others work, and let it go on."""
     taken_over = 0

@@ -17,6 +17,7 @@ CLOCK_LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Pat
 class Plan:
     """The surroundings of a fault: settings, workers, what the machine must have, and the load (events a second).
 
+    `endpoints`: one of each form; `may_be_disabled`: they are, for a while, and owed nothing that comes then.
     `together`: so many events at once, of a subject of their own; 1: of any of so many `subjects`. `broker`: of this
     kind, with feeders and Celery workers of two processes each; '': with workers of `deliver`.
     """
@@ -33,6 +34,8 @@ class Plan:
     small_disk: bool = False
     clock: bool = False
     hurry: bool = True
+    endpoints: bool = False
+    may_be_disabled: bool = False
     spice: Callable[[int], dict[str, Any]] = lambda number: {}
 
     def missing(self) -> str:

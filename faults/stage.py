@@ -1,5 +1,6 @@
 """Where a fault happens: database, service, simulated DingTalk and load, made for one run and ended with it."""
 
+import json
 import os
 import random
 import shutil
@@ -20,7 +21,8 @@ from faults.load import Load
 from faults.plan import CLOCK_LIBRARY, Fault, Plan
 from faults.processes import ROOT
 from faults.service import Service
-from faults.tally import Tally, count
+from faults.subscribers import Subscriber
+from faults.tally import Tally, count, with_endpoints
 from simulator.options import Options
 from simulator.server import Simulator
 
@@ -51,6 +53,7 @@ class Stage:
         self.service = Service(folder, vendor, self.plan)
         self.simulator = Simulator(OPTIONS)
         self.load = Load(self.simulator, self.random, self.plan)
+        self.subscribers = [Subscriber(form) for form in ("standard", "dingtalk") if self.plan.endpoints]
         self.extra_pushes = 0
         self.extra_sent: set[str] = set()
         self.extra_acknowledged: set[str] = set()
@@ -112,6 +115,7 @@ class Stage:
             hasty = {"DINGTALK_CALLS_PER_SECOND": "0"}  # thousands of instances are fetched in a minute
             self.service.start({**self._timed(), **urls, **hasty, "DATABASE_URL": self.database.url})
             tables.make(self.database)
+            self._add_endpoints(stack)
             self.simulator.subscribe(
                 self.service.url, self.settings["DINGTALK_TOKEN"], self.settings["DINGTALK_AES_KEY"]
             )
@@ -148,7 +152,15 @@ class Stage:
         acknowledged = {str(payload["reference"]) for payload in self.simulator.acknowledged} | self.extra_acknowledged
         poisoned = [str(push.payload["reference"]) for push in self.load.pushes if push.payload.get("poison")]
         pushes = sum(len(push.attempts) for push in self.load.pushes) + self.extra_pushes
-        return count(self.database, pushes, sent, acknowledged, poisoned, self.note.strip())
+        tally = count(self.database, pushes, sent, acknowledged, poisoned, self.note.strip())
+        return with_endpoints(tally, self.database, self.subscribers, all_owed=not self.plan.may_be_disabled)
+
+    def _add_endpoints(self, stack: ExitStack) -> None:
+        for subscriber in self.subscribers:
+            subscriber.start()
+            stack.callback(subscriber.stop)
+            made = json.loads(self.service.command("endpoint", "add", *subscriber.arguments, "--json"))
+            subscriber.destination = f"endpoint:{made['id']}"
 
     def _settings(self) -> dict[str, str]:
         return isolated(
@@ -162,6 +174,7 @@ class Stage:
             DINGTALK_CORP_ID=OPTIONS.corp_id,
             DINGTALK_CALLBACK_URL="http://127.0.0.1:8000/dingtalk/callback/",
             HANDLER_TIMEOUT="10",
+            RELAY_BLOCKED_NETWORKS="",
             RETRY_SCHEDULE="0,1,1," + ",".join(["2"] * 30),
             **self.plan.settings,
         )

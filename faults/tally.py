@@ -3,10 +3,11 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from faults.databases import Database
+from faults.subscribers import Subscriber
 
 SETTLED = ("delivered", "dead")
 
@@ -71,6 +72,28 @@ def count(
         disordered=_disordered(effects),
         note=note,
     )
+
+
+def with_endpoints(tally: Tally, database: Database, subscribers: Sequence[Subscriber], *, all_owed: bool) -> Tally:
+    """Add what the endpoints did not get, or got out of order or with a wrong signature, and note the rest.
+
+    `all_owed`: every stored event is owed to each; otherwise what a delivery says. A repeat is noted, and no fault.
+    """
+    rows = database.run("SELECT id, body, subject FROM callbacks_event")
+    events = {str(json.loads(body)["reference"]): (pk, subject) for pk, body, subject in rows}
+    for each in subscribers:
+        owed = database.run(f"SELECT event_id FROM callbacks_delivery WHERE destination = '{each.destination}'")  # noqa: S608
+        wanted = {pk for pk, _ in events.values()} if all_owed else {pk for (pk,) in owed}
+        first = [(reference, *events[reference]) for reference in dict.fromkeys(each.taken) if reference in events]
+        lost = len(wanted - {pk for _, pk, _ in first}) + each.forged
+        tally = replace(
+            tally,
+            lost=tally.lost + lost,
+            disordered=tally.disordered + _disordered(first),
+            note=f"{tally.note} {each.form}: {len(first)} of {len(wanted)} taken, {each.refused} requests refused, "
+            f"{len(each.taken) - len(first)} repeated.".strip(),
+        )
+    return tally
 
 
 def _disordered(effects: Sequence[Any]) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from faults import acts_processes, acts_world
+from faults import acts_endpoints, acts_processes, acts_world
 from faults.databases import missing_postgresql
 from faults.plan import FAULTS
 from faults.stage import play
@@ -11,7 +11,12 @@ from tests.settings import DATABASE
 
 MISSING = missing_postgresql() if DATABASE == "postgresql" else ""
 pytestmark = [pytest.mark.rows, *([needs_service(MISSING)] if MISSING else [])]
-ACTS = (acts_processes.kill_worker_child, acts_processes.lose_power, acts_world.duplicate_storm)
+ACTS = (
+    acts_processes.kill_worker_child,
+    acts_processes.lose_power,
+    acts_world.duplicate_storm,
+    acts_endpoints.busy_endpoints,
+)
 
 
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__)

@@ -15,6 +15,7 @@ from typing import TypeVar
 import pytest
 import trustme
 
+from callbacks import connections
 from callbacks.outward import LONGEST_ANSWER, Answer, NoAnswer, post
 from tests.listener import Listener, Talk, drips, ok, says
 
@@ -235,6 +236,23 @@ def test_a_connection_that_its_server_closed_meanwhile_is_made_anew() -> None:
             assert endpoint.ended.wait(5)
     assert len(endpoint.requests) == 3
     assert len(endpoint.connections) == 3
+
+
+def test_an_old_connection_is_made_anew_so_that_a_name_that_has_moved_is_followed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def resolver(host: str) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"]
+
+    with Listener() as endpoint:
+        url = f"http://moving.example:{endpoint.port}/"
+        for lasts, times in [(60.0, 1), (60.0, 1), (0.0, 2)]:
+            monkeypatch.setattr(connections, "CONNECTION_LASTS", lasts)
+            assert post(url, b"", {}, blocked=[], resolver=resolver).status == 200
+            assert len(asked) == len(endpoint.connections) == times
 
 
 def test_a_request_that_a_kept_connection_leaves_without_an_answer_is_sent_once_more() -> None:
