@@ -73,12 +73,14 @@ def freeze_worker(stage: Stage) -> None:
     """Stop a worker that holds a delivery, let its leases end, let the others work, and let it go on."""
     taken_over = 0
     for _ in range(stage.times(FREEZES)):
-        frozen = _freeze(stage, stage.worker())
+        name = stage.worker()
+        if not _freeze(stage, name):
+            continue
         held = {pk for (pk,) in stage.database.run(HELD)}
         stage.expire_leases(0)
         stage.pause(0.5, 2)
         taken_over += len(held - {pk for (pk,) in stage.database.run(HELD)})
-        stage.service.strike(frozen, signal.SIGCONT, child=True)
+        stage.service.strike(name, signal.SIGCONT, child=True)
         stage.pause(0.2, 0.6)
     stage.note += f" {taken_over} deliveries were held when their worker was stopped and let go before it went on."
 
@@ -86,17 +88,19 @@ def freeze_worker(stage: Stage) -> None:
 HELD = "SELECT id FROM callbacks_delivery WHERE state = 'pending' AND lease_token IS NOT NULL"
 
 
-def _freeze(stage: Stage, name: str) -> str:
+def _freeze(stage: Stage, name: str) -> bool:
     """Stop a worker at a moment at which it holds deliveries of `once`, but not SQLite's write lock."""
     end = time.monotonic() + 20
-    while True:
-        stage.pause(0, 0.1)
+    while time.monotonic() < end:
+        stage.load.push(BURST)
+        stage.pause(0, 0.3)
         process = stage.service.strike(name, signal.SIGSTOP, child=True)
         while not is_stopped(process):
             time.sleep(0.002)
-        if time.monotonic() > end or (_writable(stage) and _holds(stage)):
-            return name
+        if _writable(stage) and _holds(stage):
+            return True
         stage.service.strike(name, signal.SIGCONT, child=True)
+    return False
 
 
 def _holds(stage: Stage) -> bool:
