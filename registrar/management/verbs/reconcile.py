@@ -166,7 +166,7 @@ def _report(wanted: Plan, gaps: list[Gap], outcome: Outcome, spent: int) -> Repo
         sentence += f" Left for two minutes, as their pushes may still come: {outcome.too_young}; run it again then."
     if not outcome.finished:
         sentence += " Stopped; run it again to go on."
-    return Report(data, [*shown, sentence, BLIND])
+    return Report(data, [*shown, sentence])
 
 
 RECONCILE = Verb(
