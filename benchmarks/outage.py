@@ -28,6 +28,7 @@ COUNT = int(os.environ.get("OUTAGE_EVENTS", "1000"))
 SCALE = float(os.environ.get("OUTAGE_SCALE", "400"))
 # The lease of a killed reader runs out in 45 s; a test lets it run out at once.
 PATIENT = os.environ.get("OUTAGE_WAIT", "1") == "1"
+ONLY = os.environ.get("OUTAGE_DATABASE", "")  # sqlite or postgresql
 OUTAGE = 2 * 3600
 CODE = "PROC-OUTAGE"
 # What is pushed in vain, what DingTalk forgets to push, of each hundred events.
@@ -54,7 +55,7 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 110)
     sound = True
     with databases() as found:
-        for vendor, database in found if not os.environ.get("OUTAGE_SQLITE_ONLY") else found[:1]:
+        for vendor, database in [each for each in found if ONLY in ("", each[0])]:
             tally = measure(console, vendor, database)
             console.print(_shown(vendor, tally))
             sound = sound and tally.sound

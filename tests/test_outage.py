@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_all_that_can_be_known_comes_in_once_though_each_command_is_killed_half_way() -> None:
-    small = {"OUTAGE_EVENTS": "100", "OUTAGE_SCALE": "4000", "OUTAGE_WAIT": "0", "OUTAGE_SQLITE_ONLY": "1"}
+    small = {"OUTAGE_EVENTS": "100", "OUTAGE_SCALE": "4000", "OUTAGE_WAIT": "0", "OUTAGE_DATABASE": "sqlite"}
     command = [sys.executable, "-m", "benchmarks.outage"]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, **small}, capture_output=True, text=True, timeout=180, check=False
