@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 # An attempt that has run so many seconds is slow.
 SLOW = 1.0
-UNKNOWN = float("inf")
 # So many failures in a row, and a destination counts as down: a handler that now and then refuses is none.
 DOWN_AFTER = 5
 # A destination that is down gets a tenth of one thread while others wait: it rests nine times as long as it took.
@@ -27,11 +26,11 @@ class Fairness:
         self._rests_until = dict.fromkeys(down, time.monotonic() + LONGEST_REST)
 
     def started(self, destination: str, began: float) -> None:
-        """Note that an attempt at a destination has begun, as of `time.monotonic`, or at UNKNOWN."""
+        """Note that an attempt at a destination has started, as of `time.monotonic`."""
         self._running[destination].append(began)
 
-    def ended(self, destination: str, began: float, works: bool | None, seconds: float) -> None:
-        """Note how an attempt that began then has ended (None: nobody knows), and how long it took."""
+    def ended(self, destination: str, began: float, works: bool | None) -> None:
+        """Note how an attempt at a destination has ended (None: nobody knows)."""
         self._running[destination].remove(began)
         if works is None:
             return
@@ -43,7 +42,7 @@ class Fairness:
             return
         self._failures[destination] += 1
         if self._is_down(destination):
-            self._rests_until[destination] = now + min(REST * seconds, LONGEST_REST)
+            self._rests_until[destination] = now + min(REST * (now - began), LONGEST_REST)
 
     def deal(self, due: Sequence[str], free: int, beyond: Mapping[str, int] = NOTHING) -> Iterator[tuple[str, int]]:
         """Return destinations, those with the fewest attempts running first, and how many more each may have.

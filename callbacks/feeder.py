@@ -18,7 +18,7 @@ from django.db import Error, close_old_connections, connection
 
 from callbacks import due, duty, handover, outbox, wakeup
 from callbacks.dingcrypto import CallbackError
-from callbacks.fairness import SLOW, UNKNOWN, Fairness
+from callbacks.fairness import SLOW, Fairness
 from callbacks.models import LEASE, Attempt, Delivery
 from callbacks.worker import AFTER_DATABASE_ERROR, POLL, kind
 
@@ -48,6 +48,11 @@ class Published:
     attempts: int
     at: float
     running_since: float | None = None
+
+    @property
+    def began(self) -> float:
+        """Return since when it has been running, or waiting."""
+        return self.running_since or self.at
 
 
 class Feeder:
@@ -116,20 +121,30 @@ class Feeder:
         """Know what others hold, and have nothing else in the queue: what was published may be lost by now."""
         self._take_back(self._unstarted())
         for pk in list(self._published):
-            self._forget(pk, None, 0.0)
+            self._forget(pk, None)
         now = time.monotonic()
         for delivery in Delivery.objects.pending().held().only("destination", "lease_token", "attempts"):
             self._note(delivery, now)
 
     def _note(self, delivery: Delivery, running_since: float | None = None) -> None:
         assert delivery.lease_token  # noqa: S101 - it was claimed
+        if delivery.pk in self._published:  # it ended, and fell due again, since the last look
+            self._forget(delivery.pk, None)
+        now = time.monotonic()
         self._published[delivery.pk] = Published(
-            delivery.destination, delivery.lease_token, delivery.attempts, time.monotonic(), running_since
+            delivery.destination, delivery.lease_token, delivery.attempts, now, running_since
         )
-        self._fairness.started(delivery.destination, UNKNOWN)
+        self._fairness.started(delivery.destination, running_since or now)
 
-    def _forget(self, pk: int, works: bool | None, seconds: float) -> None:
-        self._fairness.ended(self._published.pop(pk).destination, UNKNOWN, works, seconds)
+    def _runs(self, each: Published, now: float) -> None:
+        """Note that somebody has started it, which is what counts from now on."""
+        self._fairness.ended(each.destination, each.began, None)
+        each.running_since = now
+        self._fairness.started(each.destination, now)
+
+    def _forget(self, pk: int, works: bool | None) -> None:
+        each = self._published.pop(pk)
+        self._fairness.ended(each.destination, each.began, works)
 
     def _wake(self) -> None:
         self._woken.put(None)
@@ -164,7 +179,8 @@ class Feeder:
         for pk, each in self._published.items():
             token = held.get(pk)
             if token == handover.started_token(each.token):
-                each.running_since = each.running_since or now
+                if each.running_since is None:
+                    self._runs(each, now)
                 self._deserted = False
             elif token != each.token:
                 ended.append(pk)
@@ -176,18 +192,18 @@ class Feeder:
 
     def _learn(self, ended: list[int]) -> None:
         """Note of each what its attempt, if there was one, tells of its destination."""
-        states = dict(Delivery.objects.filter(pk__in=ended).values_list("pk", "state")) if ended else {}
+        if not ended:
+            return
+        rows = {each.pk: each for each in Delivery.objects.filter(pk__in=ended).only("state", "attempts")}
         last = {each.delivery_id: each for each in Attempt.objects.filter(delivery__in=ended).order_by("id")}
         for pk in ended:
-            destination, attempt = self._published[pk].destination, last.get(pk)
-            works, seconds = None, 0.0
-            if attempt and attempt.finished_at and attempt.started_at:
-                works = _works(attempt, states.get(pk, ""))
-                seconds = (attempt.finished_at - attempt.started_at).total_seconds()
-            if works is not None:
-                (self._quick.add if seconds < SLOW else self._quick.discard)(destination)
+            each, row, attempt = self._published[pk], rows.get(pk), last.get(pk)
+            works = _works(attempt, row.state) if row and attempt and row.attempts > each.attempts else None
+            if attempt and attempt.finished_at and works is not None:
+                quick = (attempt.finished_at - attempt.started_at).total_seconds() < SLOW
+                (self._quick.add if quick else self._quick.discard)(each.destination)
                 self._deserted = False
-            self._forget(pk, works, seconds)
+            self._forget(pk, works)
 
     def _slow_down(self, now: float) -> None:
         """Take back what waits for destinations that turn out to be slow: it would take the others' processes."""
@@ -210,7 +226,7 @@ class Feeder:
     def _take_back(self, unstarted: dict[int, UUID]) -> int:
         given_back = handover.give_back(unstarted) if unstarted else 0
         for pk in unstarted:
-            self._forget(pk, None, 0.0)
+            self._forget(pk, None)
         return given_back
 
     def _feed(self) -> None:

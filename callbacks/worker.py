@@ -165,8 +165,7 @@ class Worker:
     def _forget_ended(self) -> None:
         for future in [future for future in self._running if future.done()]:
             each = self._running.pop(future)
-            took = time.monotonic() - each.began
-            self._fairness.ended(each.delivery.destination, each.began, future.result(), took)
+            self._fairness.ended(each.delivery.destination, each.began, future.result())
 
     def _finish(self) -> Ending:
         """Give the running attempts some time, then settle those that hang and give back the others."""

@@ -88,7 +88,7 @@ def test_one_that_hung_has_one_thread_of_the_next_process(tmp_path: Path) -> Non
 def ends(fairness: Fairness, destination: str, works: bool | None, seconds: float = 0) -> None:
     began = time.monotonic() - seconds
     fairness.started(destination, began)
-    fairness.ended(destination, began, works, seconds)
+    fairness.ended(destination, began, works)
 
 
 def runs(fairness: Fairness, destination: str, seconds: float = 0) -> None:
