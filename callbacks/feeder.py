@@ -16,7 +16,7 @@ from uuid import UUID
 
 from django.db import Error, close_old_connections, connection
 
-from callbacks import due, duty, handover, outbox, wakeup
+from callbacks import chores, due, duty, handover, outbox, wakeup
 from callbacks.dingcrypto import CallbackError
 from callbacks.fairness import SLOW, Fairness
 from callbacks.models import LEASE, Attempt, Delivery
@@ -81,16 +81,21 @@ class Feeder:
         self._wake()
 
     def run(self) -> None:
-        """Feed, or stand by while another feeder does, until stopped; a database out of reach is waited for."""
+        """Feed, or stand by while another feeder does, until stopped; a database out of reach is waited for.
+
+        What a worker does beside carrying deliveries, this does beside feeding.
+        """
         done = threading.Event()
         listener = threading.Thread(target=wakeup.listen, args=(self._wake, done), name="listen", daemon=True)
         listener.start()
+        beside = [listener, *chores.start(done)]
         try:
             while not self._stop.is_set():
                 self._stop.wait(self._try_to_act())
         finally:
             done.set()
-            listener.join(2.0)
+            for thread in beside:
+                thread.join(2.0)  # one may hang on a stalled database; the process ends without it
 
     def _try_to_act(self) -> float:
         """Act for as long as this feeder is the one; return after how many seconds to try again."""

@@ -757,7 +757,7 @@ def test_each_outcome_is_one_line_in_the_log_without_what_the_payload_says(
     log.set_level(logging.INFO, "callbacks")
     delivery = carry(owe("shop_plain", CorpId="dingcorp1", name="张三", mobile="13800000000"))
 
-    assert [record.getMessage() for record in log.records if record.name == "callbacks.outbox"] == [
+    assert [record.getMessage() for record in log.records if record.name == "callbacks.settling"] == [
         f"event {delivery.event_id} shop_plain corp=dingcorp1 delivery {delivery.pk} "
         "to handler:tests.shop.handlers.plain: delivered"
     ]

@@ -231,6 +231,14 @@ def test_workers_watch_where_the_setting_says_so_and_only_one_reads(simulator: S
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_feeder_watches_where_workers_on_celery_carry_the_deliveries(simulator: Simulator, tmp_path: Path) -> None:
+    add(simulator)
+    how = service(simulator, FAILED_LIST_WATCH="600", CELERY_BROKER_URL="redis://127.0.0.1:1/0")
+    with processes.deliver(tmp_path / "log", "--feed", **how):  # no broker is needed for that
+        processes.wait_until(lambda: Event.objects.filter(source="failed_list").exists())
+
+
+@pytest.mark.django_db(transaction=True)
 def test_the_verb_watches_until_it_is_told_to_stop(simulator: Simulator, tmp_path: Path) -> None:
     add(simulator)
     log = tmp_path / "log"
