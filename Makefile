@@ -14,7 +14,7 @@ help:
 	@echo "make test           the whole suite, on SQLite and PostgreSQL"
 	@echo "make lint           ruff and mypy"
 	@echo "make bench          measure, and print ratios"
-	@echo "make faults         let everything fail, and count what is lost or doubled [COUNT=small] [SEED=] [ONLY=]"
+	@echo "make faults         let everything fail, and count what is lost or doubled [COUNT=small] [JOBS=]"
 
 demo: .venv/installed
 	@$(BIN)/python -m simulator.demo $(if $(ONCE),--once)
@@ -39,7 +39,7 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.acknowledge
 
 faults: .venv/installed-dev
-	@COUNT=$(COUNT) SEED=$(SEED) ONLY=$(ONLY) DATABASE=$(DATABASE) $(BIN)/python -m faults
+	@COUNT=$(COUNT) SEED=$(SEED) ONLY=$(ONLY) DATABASE=$(DATABASE) JOBS=$(JOBS) $(BIN)/python -m faults
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -34,18 +35,18 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     seed = arguments.seed or random.randrange(1, 10**6)  # noqa: S311 - to be repeated, not to be secret
     chosen = [each for each in FAULTS.values() if not arguments.only or each.name in arguments.only.split(",")]
-    every = []
-    for vendor in VENDORS if arguments.database == "all" else [arguments.database]:
-        rows = []
-        for each in [each for each in chosen if vendor in each.vendors]:
-            with console.status(f"{vendor}: {each.text}"):
-                rows.append(Row(each, vendor, *_play(each, vendor, seed, arguments.scale)))
+    vendors = VENDORS if arguments.database == "all" else (arguments.database,)
+    plays = [(each, vendor) for vendor in vendors for each in chosen if vendor in each.vendors]
+    rows = []
+    with console.status(f"{len(plays)} faults"), ThreadPoolExecutor(arguments.jobs) as pool:
+        for played in [pool.submit(_play, each, vendor, seed, arguments.scale) for each, vendor in plays]:
+            rows.append(played.result())
             console.print(rows[-1].line(), soft_wrap=True)
-        if not arguments.only:
-            write(REPORT, vendor, rows, seed, small=arguments.scale == SMALL)
-        every += rows
-    console.print(table(every, seed))
-    return 0 if all(row.sound for row in every) else 1
+    if not arguments.only:
+        for vendor in vendors:
+            write(REPORT, vendor, [row for row in rows if row.vendor == vendor], seed, arguments.scale == SMALL)
+    console.print(table(rows, seed))
+    return 0 if all(row.sound for row in rows) else 1
 
 
 def _arguments() -> argparse.Namespace:
@@ -56,17 +57,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default=os.environ.get("ONLY", ""), help="comma-separated names of faults")
     parser.add_argument("--database", choices=[*VENDORS, "all"], default=os.environ.get("DATABASE") or "all")
     parser.add_argument("--count", choices=["full", "small"], default=os.environ.get("COUNT") or "full")
+    parser.add_argument(
+        "--jobs", type=int, default=int(os.environ.get("JOBS") or 1), help="so many faults at the same time"
+    )
     arguments = parser.parse_args()
     arguments.scale = SMALL if arguments.count == "small" else 1.0
     return arguments
 
 
-def _play(fault: Fault, vendor: str, seed: int, scale: float) -> tuple[Tally, str]:
-    """Return what came of a fault, and why it could not be tried or tallied."""
+def _play(fault: Fault, vendor: str, seed: int, scale: float) -> Row:
     missing = (missing_postgresql() if vendor == "postgresql" else "") or fault.plan.missing()
-    if missing:
-        return Tally(), missing
-    return play(fault, vendor, seed, scale), ""
+    return Row(fault, vendor, Tally() if missing else play(fault, vendor, seed, scale), missing)
 
 
 if __name__ == "__main__":
