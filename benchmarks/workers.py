@@ -39,9 +39,10 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 110)
     with databases() as found:
         database = dict(found)["postgresql"]
+        settings = environment(database, LOG_LEVEL="ERROR")
         for _ in range(ROUNDS):
             for way, workers in track(rates, "workers", console=console):
-                rates[way, workers].append(rate(database, way, workers))
+                rates[way, workers].append(rate(database, settings, way, workers))
     table = Table("", *(f"{count} worker{'s' * (count > 1)}" for count in WORKERS), title="deliveries a second")
     for way in ways:
         cells = [rates[way, count] for count in WORKERS]
@@ -49,16 +50,18 @@ def main() -> None:
     console.print(table)
 
 
-def rate(database: str, way: str, workers: int) -> float:
+def rate(database: str, settings: dict[str, str], way: str, workers: int) -> float:
     """Owe many deliveries of a handler that does nothing, have workers carry them, and return how many a second."""
-    settings = environment(database, LOG_LEVEL="ERROR")
     rows(database, "DELETE FROM callbacks_attempt", "DELETE FROM callbacks_delivery")
     with web("postgresql", settings):
         push(settings, ({"EventType": "bench_nothing", "eventId": uuid4().hex} for _ in range(EVENTS)))
     deliver = [sys.executable, "manage.py", "deliver"]
     with ExitStack() as stack:
         if way in BROKERS:
-            settings |= {"CELERY_BROKER_URL": BROKERS[way], "CELERY_QUEUE": stack.enter_context(_queue(BROKERS[way]))}
+            settings = settings | {
+                "CELERY_BROKER_URL": BROKERS[way],
+                "CELERY_QUEUE": stack.enter_context(_queue(BROKERS[way])),
+            }
             stack.enter_context(_running([*deliver, "--feed"], settings))
         celery = [sys.executable, "-m", "celery", "--quiet", "-A", "dingcallback", "worker", "--concurrency", "4"]
         for number in range(workers):
