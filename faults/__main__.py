@@ -7,6 +7,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from faults import (  # noqa: F401 - they register when imported
 )
 from faults.databases import VENDORS, missing_postgresql
 from faults.plan import FAULTS, Fault
+from faults.processes import stopping
 from faults.report import Row, table, write
 from faults.stage import play
 from faults.tally import Tally
@@ -32,21 +34,31 @@ def main() -> int:
     """Run the suite; 1 where an event was lost, or an atomic effect doubled."""
     arguments = _arguments()
     console = Console(width=None if sys.stdout.isatty() else 160)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     seed = arguments.seed or random.randrange(1, 10**6)  # noqa: S311 - to be repeated, not to be secret
     chosen = [each for each in FAULTS.values() if not arguments.only or each.name in arguments.only.split(",")]
     vendors = VENDORS if arguments.database == "all" else (arguments.database,)
     plays = [(each, vendor) for vendor in vendors for each in chosen if vendor in each.vendors]
     rows = []
     with console.status(f"{len(plays)} faults"), ThreadPoolExecutor(arguments.jobs) as pool:
-        for played in [pool.submit(_play, each, vendor, seed, arguments.scale) for each, vendor in plays]:
-            rows.append(played.result())
-            console.print(rows[-1].line(), soft_wrap=True)
+        played = [pool.submit(_play, each, vendor, seed, arguments.scale) for each, vendor in plays]
+        try:
+            for each in played:
+                rows.append(each.result())
+                console.print(rows[-1].line(), soft_wrap=True)
+        finally:
+            pool.shutdown(cancel_futures=True)  # of which there are some where it is told to stop
     if not arguments.only:
         for vendor in vendors:
             write(REPORT, vendor, [row for row in rows if row.vendor == vendor], seed, arguments.scale == SMALL)
     console.print(table(rows, seed))
     return 0 if all(row.sound for row in rows) else 1
+
+
+def _stop(number: int, _: Any) -> None:
+    stopping.set()
+    sys.exit(128 + number)
 
 
 def _arguments() -> argparse.Namespace:

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -12,6 +13,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "FAULT_SUITE_RUN"
+# Set where the suite is told to stop: whatever waits leaves, and ends what it started.
+stopping = threading.Event()
 
 Process = subprocess.Popen[bytes]
 

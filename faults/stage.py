@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,7 +20,7 @@ from faults.databases import Database, PostgresqlServer, SqliteFile
 from faults.ledger import tables
 from faults.load import Load
 from faults.plan import CLOCK_LIBRARY, Fault, Plan
-from faults.processes import ROOT
+from faults.processes import ROOT, stopping
 from faults.service import Service
 from faults.subscribers import Subscriber
 from faults.tally import Tally, count, with_endpoints
@@ -67,11 +68,16 @@ class Stage:
 
     def pause(self, least: float, most: float) -> None:
         """Wait for a random time."""
-        time.sleep(self.random.uniform(least, most))
+        self.sleep(self.random.uniform(least, most))
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; leave with SystemExit where the suite is told to stop."""
+        if stopping.wait(seconds):
+            sys.exit("stopped")
 
     def last(self, seconds: float) -> None:
         """Let the fault go on for so many seconds of a full run, and for a few of a small one."""
-        time.sleep(max(seconds * self._scale, 4))
+        self.sleep(max(seconds * self._scale, 4))
 
     def worker(self) -> str:
         """Return one of the workers' names."""
@@ -131,7 +137,7 @@ class Stage:
             push.wait(30)
         end = time.monotonic() + 60
         while len(self.simulator.dingtalk.failed_list) and time.monotonic() < end:
-            time.sleep(1)
+            self.sleep(1)
             with suppress(subprocess.CalledProcessError):
                 self.service.command("dingtalk", "failed")
         owed, moved = None, time.monotonic()
@@ -142,7 +148,7 @@ class Stage:
             )
             if owed != (pending, attempts):
                 owed, moved = (pending, attempts), time.monotonic()
-            time.sleep(0.2)
+            self.sleep(0.2)
         if owed != (0, None):
             self.note += f" {owed[0] if owed else 'some'} deliveries were still owed at the end."
 
