@@ -5,7 +5,6 @@
 
 import http.client
 import os
-import socket
 import sqlite3
 import statistics
 import subprocess
@@ -27,17 +26,11 @@ from callbacks.keys import new_aes_key, new_secret_key, new_token
 from callbacks.web import GRANIAN_OPTIONS
 from dingcallback.environment import isolated
 from simulator.load import LoadReport, run
+from simulator.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 NAME = f"dingcallback_bench_{os.getpid()}"
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 PORTS = {"service": free_port(), "bare": free_port()}

@@ -13,7 +13,8 @@ import redis
 from amqp.basic_message import Message
 from kombu import Connection
 
-from faults.processes import Marked, Process, free_port
+from faults.processes import Marked, Process
+from simulator.ports import free_port
 
 QUEUE = "dingcallback"
 START_WITHIN = 60.0

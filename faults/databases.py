@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import psycopg
 
-from faults.processes import Marked, children, free_port
+from faults.processes import Marked, children
+from simulator.ports import free_port
 
 VENDORS = ("sqlite", "postgresql")
 ACCOUNT = "postgres"

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import threading
 import uuid
@@ -76,10 +75,3 @@ def is_stopped(process: int) -> bool:
         tasks = Path(f"/proc/{process}/task").glob("[0-9]*/stat")
         return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
     return True
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

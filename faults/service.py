@@ -14,7 +14,8 @@ import requests
 
 from callbacks.web import GRANIAN_OPTIONS
 from faults.plan import Plan
-from faults.processes import ROOT, Marked, Process, children, free_port
+from faults.processes import ROOT, Marked, Process, children
+from simulator.ports import free_port
 
 READY_WITHIN = 60.0
 LOOK_EVERY = 0.1

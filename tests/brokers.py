@@ -14,8 +14,9 @@ import redis
 from amqp.basic_message import Message
 from kombu import Connection
 
+from simulator.ports import free_port
 from tests.conftest import needs_service, reachable
-from tests.processes import free_port, wait_until
+from tests.processes import wait_until
 
 RABBITMQ_URL = os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
 KINDS = ("rabbitmq", "redis")

@@ -27,14 +27,19 @@ class Said(NamedTuple):
     err: str
 
 
-def dingtalk(*args: str) -> Said:
-    """Run the command and return its exit status and everything it said."""
+def call(command: str, *args: object) -> Said:
+    """Run a command and return its exit status and everything it said."""
     out, err = io.StringIO(), io.StringIO()
     try:
-        call_command("dingtalk", *args, stdout=out, stderr=err)
+        call_command(command, *map(str, args), stdout=out, stderr=err)
     except CommandError as error:
         return Said(error.returncode, out.getvalue(), err.getvalue() + str(error))
     return Said(0, out.getvalue(), err.getvalue())
+
+
+def dingtalk(*args: str) -> Said:
+    """Run a verb of `manage.py dingtalk`."""
+    return call("dingtalk", *args)
 
 
 def document(said: Said) -> Any:

@@ -1,7 +1,6 @@
 """The service in a process of its own, behind the web server that runs it, for tests over a socket."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from django.conf import settings
 from django.db import connection
 
 from dingcallback.environment import isolated
+from simulator.ports import free_port
 from tests.settings import POSTGRESQL_URL
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,12 +77,6 @@ def arguments(port: int) -> list[str]:
         "--port",
         str(port),
     ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from tests.processes import Process, database_url, free_port, wait_until
+from simulator.ports import free_port
+from tests.processes import Process, database_url, wait_until
 from tests.settings import POSTGRESQL_URL
 
 MISSING = "" if shutil.which("pgbouncer") else "PgBouncer is not installed"

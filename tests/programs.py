@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.processes import free_port, kill, wait_until
+from simulator.ports import free_port
+from tests.processes import kill, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -29,8 +29,8 @@ FLOORS = {
         "admin apps checks management.*",
     ],
     "simulator": [
-        "callback_api control dingtalk failed faults instances limits listing load messages options pushing receiver "
-        "samples sealing server simulation styles tokens",
+        "callback_api control dingtalk failed faults instances limits listing load messages options ports pushing "
+        "receiver samples sealing server simulation styles tokens",
         "demo demo_* management.*",
     ],
     "dingcallback": ["environment", "logs settings startup", "asgi celery urls wsgi"],

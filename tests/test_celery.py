@@ -14,9 +14,10 @@ from django.contrib.auth.models import Group
 from django.db.models.functions import Now
 
 from callbacks.models import Attempt, Delivery, Duty
+from simulator.ports import free_port
 from tests.brokers import Broker, broker, kinds
 from tests.owed import attempts, expire_leases, owe
-from tests.processes import ROOT, Gate, celery, deliver, environment, free_port, kill, manage, wait_until
+from tests.processes import ROOT, Gate, celery, deliver, environment, kill, manage, wait_until
 from tests.proxy import Proxy
 from tests.settings import DATABASE
 

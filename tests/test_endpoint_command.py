@@ -11,7 +11,7 @@ from pytest_django import Settings
 
 from callbacks.inbox import receive
 from callbacks.models import Delivery, Endpoint
-from tests.command import Said, document
+from tests.command import Said, call, document
 from tests.owed import carry_due, payload
 from tests.processes import manage
 from tests.subscriber import Subscriber, closed_port, saying, sealing, sent
@@ -20,13 +20,7 @@ pytestmark = pytest.mark.django_db
 
 
 def endpoint(*args: str) -> Said:
-    """Run the command and return its exit status and everything it said."""
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        call_command("endpoint", *args, stdout=out, stderr=err)
-    except CommandError as error:
-        return Said(error.returncode, out.getvalue(), err.getvalue() + str(error))
-    return Said(0, out.getvalue(), err.getvalue())
+    return call("endpoint", *args)
 
 
 def made(url: str = "http://127.0.0.1:1/", **fields: Any) -> Endpoint:

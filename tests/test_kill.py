@@ -15,9 +15,10 @@ from django.contrib.auth.models import Group
 
 from callbacks.models import Delivery, Event
 from simulator.load import LoadReport, run
+from simulator.ports import free_port
 from simulator.samples import make
 from tests.owed import expire_leases
-from tests.processes import Gate, Process, deliver, free_port, kill, wait_until, wait_until_up, web
+from tests.processes import Gate, Process, deliver, kill, wait_until, wait_until_up, web
 
 pytestmark = pytest.mark.django_db(transaction=True)
 CORP = "dingtestcorp0001"

@@ -14,11 +14,12 @@ from django.db import connection
 from callbacks.batches import ids_of
 from callbacks.models import Attempt, Delivery, Event
 from simulator.load import LoadReport, run
+from simulator.ports import free_port
 from simulator.samples import make
 from tests.conftest import needs_service
 from tests.owed import owe
 from tests.pooler import MISSING, Pooler, pooler
-from tests.processes import database_url, deliver, free_port, manage, wait_until, wait_until_up, web
+from tests.processes import database_url, deliver, manage, wait_until, wait_until_up, web
 from tests.settings import DATABASE
 
 pytestmark = [

@@ -18,6 +18,7 @@ from django.core.management import get_commands
 
 from dingcallback.environment import isolated
 from registrar.management.commands.dingtalk import VERBS
+from simulator.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SOUND = {
@@ -27,12 +28,6 @@ SOUND = {
     "DINGTALK_CORP_ID": "dingprojecttests01",
     "DINGTALK_CALLBACK_URL": "https://callback.example.com/dingtalk/callback/",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_demo_handles_every_kind_of_event_and_exits_with_0() -> None:

@@ -1,6 +1,5 @@
 """`manage.py prune`: old rows that nobody is owed go, in small batches, and never come back as new."""
 
-import io
 import json
 import os
 import signal
@@ -10,11 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.utils import timezone
 
@@ -28,6 +26,7 @@ from registrar.failed_entries import Entry, event_time
 from registrar.failed_list import read_failed_list
 from registrar.models import FailedPage
 from simulator.server import Options, Simulator
+from tests.command import Said, call
 from tests.owed import WORKER, in_threads, payload
 from tests.settings import DATABASE
 
@@ -35,20 +34,8 @@ pytestmark = pytest.mark.django_db
 committed = pytest.mark.django_db(transaction=True)
 
 
-class Said(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
 def prune(*args: object) -> Said:
-    """Run the command and return its exit status and everything it said."""
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        call_command("prune", *map(str, args), stdout=out, stderr=err)
-    except CommandError as error:
-        return Said(error.returncode, out.getvalue(), err.getvalue() + str(error))
-    return Said(0, out.getvalue(), err.getvalue())
+    return call("prune", *args)
 
 
 def pruned(*args: object) -> Any:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from pytest_django import DjangoAssertNumQueries
 
@@ -18,6 +17,7 @@ from callbacks import latecomer, order, outbox, settling
 from callbacks.batches import MOST_ROWS
 from callbacks.models import Attempt, Delivery, DeliveryQuerySet, Event
 from callbacks.routing import router
+from tests.command import Said, call, document
 from tests.owed import WORKER, attempts, carry, claimed, in_threads, owe
 from tests.settings import DATABASE
 from tests.shop.handlers import scripts
@@ -28,25 +28,8 @@ PLAIN, FIRST, SECOND = (f"handler:tests.shop.handlers.{name}" for name in ("plai
 UNORDERED, CHOOSY = (f"handler:tests.shop.handlers.{name}" for name in ("unordered", "choosy"))
 
 
-class Said(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
 def redeliver(*args: object) -> Said:
-    """Run the command and return its exit status and everything it said."""
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        call_command("redeliver", *map(str, args), stdout=out, stderr=err)
-    except CommandError as error:
-        return Said(error.returncode, out.getvalue(), err.getvalue() + str(error))
-    return Said(0, out.getvalue(), err.getvalue())
-
-
-def document(said: Said) -> Any:
-    assert said.status == 0, said
-    return json.loads(said.out)
+    return call("redeliver", *args)
 
 
 def states() -> list[tuple[int, str]]:

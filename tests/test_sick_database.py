@@ -25,9 +25,10 @@ from django.test import Client
 
 from callbacks import deadline, views
 from callbacks.models import Delivery, Event
+from simulator.ports import free_port
 from tests.granian import Server, serving
 from tests.granian import test_database_url as database_url
-from tests.processes import children, free_port, manage, wait_until, web
+from tests.processes import children, manage, wait_until, web
 from tests.proxy import Proxy
 from tests.pusher import opened, seal_push, send
 from tests.settings import DATABASE, POSTGRESQL_URL

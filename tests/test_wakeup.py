@@ -13,9 +13,10 @@ from django.db import connection
 
 from callbacks import wakeup
 from simulator.load import run
+from simulator.ports import free_port
 from simulator.samples import make
 from tests.owed import owe
-from tests.processes import database_url, deliver, free_port, manage, wait_until, wait_until_up, web
+from tests.processes import database_url, deliver, manage, wait_until, wait_until_up, web
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

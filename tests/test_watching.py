@@ -21,6 +21,7 @@ from registrar.client import DingTalkClient
 from registrar.failed_list import read_failed_list
 from registrar.models import ApiCalls, FailedListWatch
 from registrar.protocol import CHINA
+from simulator.ports import free_port
 from simulator.server import Options, Simulator
 from tests import processes
 from tests.owed import in_threads
@@ -253,7 +254,7 @@ def test_the_verb_watches_until_it_is_told_to_stop(simulator: Simulator, tmp_pat
 
 @pytest.mark.django_db(transaction=True)
 def test_a_start_and_an_answer_that_is_no_200_are_noted_by_the_web_server(tmp_path: Path) -> None:
-    port = processes.free_port()
+    port = free_port()
     with processes.web(tmp_path / "log", port):
         processes.wait_until(lambda: Lapse.objects.exclude(first_at=None).exists())
         Lapse.objects.update(first_at=None, last_at=None)

@@ -4,7 +4,8 @@ import subprocess
 
 import pytest
 
-from tests.granian import ROOT, arguments, command, environment, free_port
+from simulator.ports import free_port
+from tests.granian import ROOT, arguments, command, environment
 
 # Several mistakes at once, and what each line must name.
 BAD = {
