@@ -49,7 +49,7 @@ def main() -> int:
                 console.print(rows[-1].line(), soft_wrap=True)
         finally:
             pool.shutdown(cancel_futures=True)  # of which there are some where it is told to stop
-    if not arguments.only:
+    if arguments.write:
         for vendor in vendors:
             write(REPORT, vendor, [row for row in rows if row.vendor == vendor], seed, arguments.scale == SMALL)
     console.print(table(rows, seed))
@@ -69,10 +69,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", default=os.environ.get("ONLY", ""), help="comma-separated names of faults")
     parser.add_argument("--database", choices=[*VENDORS, "all"], default=os.environ.get("DATABASE") or "all")
     parser.add_argument("--count", choices=["full", "small"], default=os.environ.get("COUNT") or "full")
+    parser.add_argument("--write", action="store_true", help="write also the rows of --only into docs/faults.md")
     parser.add_argument(
         "--jobs", type=int, default=int(os.environ.get("JOBS") or 1), help="so many faults at the same time"
     )
     arguments = parser.parse_args()
+    arguments.write = arguments.write or not arguments.only
     arguments.scale = SMALL if arguments.count == "small" else 1.0
     return arguments
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sqlite3
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -10,8 +11,8 @@ from pathlib import Path
 import django
 from rich.table import Table
 
-from faults.databases import postgresql_version
-from faults.plan import Fault
+from faults.databases import missing_postgresql, postgresql_version
+from faults.plan import FAULTS, Fault
 from faults.tally import Tally
 
 COLUMNS = ["pushes", "sent", "acknowledged", "stored", "delivered", "dead", "effects", "lost", "doubled", "disordered"]
@@ -54,31 +55,38 @@ def table(rows: list[Row], seed: int) -> Table:
 
 
 def write(path: Path, vendor: str, rows: list[Row], seed: int, small: bool) -> None:
-    """Write one database's rows between its two marks in the document; what stands around them stays."""
+    """Write one database's rows between its two marks in the document; what stands around them stays.
+
+    So do the rows of faults that were not among these.
+    """
     begin, end = BEGIN.format(vendor), END.format(vendor)
     before, _, rest = path.read_text(encoding="utf-8").partition(begin)
-    after = rest.partition(end)[2]
-    text = "\n\n".join([begin, _facts(vendor, rows, seed, small), _markdown(rows), end])
+    old, _, after = rest.partition(end)
+    text = "\n\n".join([begin, _facts(vendor, seed, small), _markdown(rows, _known(old)), end])
     path.write_text(before + text + after, encoding="utf-8")
 
 
-def _facts(vendor: str, rows: list[Row], seed: int, small: bool) -> str:
-    tried = [row for row in rows if not row.missing]
+def _known(text: str) -> dict[str, str]:
+    """Return the rows that a table has, each under its fault's name."""
+    return {found[1]: found[0] for found in re.finditer(r"^\| `(\w+)`: .*$", text, flags=re.M)}
+
+
+def _facts(vendor: str, seed: int, small: bool) -> str:
     version = f"SQLite {sqlite3.sqlite_version}"
     if vendor == "postgresql":
-        version = f"PostgreSQL {postgresql_version()}" if tried else "no PostgreSQL"
+        version = "no PostgreSQL" if missing_postgresql() else f"PostgreSQL {postgresql_version()}"
     return (
         f"{version}, Python {platform.python_version()}, Django {django.get_version()}, {platform.system()}, "
         f"{os.cpu_count()} cores; {datetime.now(timezone.utc).date()}; {'a small' if small else 'the full'} count of "
-        f"each fault. {sum(row.sound for row in tried)} of {len(tried)} faults with nothing lost and nothing doubled, "
-        f"{len(rows) - len(tried)} not tried. The same random moments again: "
-        f"`make faults DATABASE={vendor} SEED={seed}{' COUNT=small' if small else ''}`."
+        f"each fault. The same random moments again: `make faults DATABASE={vendor} SEED={seed}"
+        f"{' COUNT=small' if small else ''}`."
     )
 
 
-def _markdown(rows: list[Row]) -> str:
-    lines = [["fault", *COLUMNS], ["---", *["---:"] * len(COLUMNS)]]
+def _markdown(rows: list[Row], known: dict[str, str]) -> str:
     for row in rows:
         remark = f"not tried: {row.missing}" if row.missing else row.tally.note.rstrip(".")
-        lines.append([f"`{row.fault.name}`: {row.fault.text}{f' ({remark})' if remark else ''}", *row.cells()])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        first = f"`{row.fault.name}`: {row.fault.text}{f' ({remark})' if remark else ''}"
+        known[row.fault.name] = f"| {' | '.join([first, *row.cells()])} |"
+    in_order = [known[name] for name in FAULTS if name in known]
+    return "\n".join([f"| {' | '.join(['fault', *COLUMNS])} |", f"| --- {'| ---: ' * len(COLUMNS)}|", *in_order])
