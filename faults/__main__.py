@@ -47,11 +47,10 @@ def main() -> int:
             for each in played:
                 rows.append(each.result())
                 console.print(rows[-1].line(), soft_wrap=True)
+                if arguments.write:
+                    write(REPORT, rows[-1], seed, arguments.scale == SMALL)
         finally:
             pool.shutdown(cancel_futures=True)  # of which there are some where it is told to stop
-    if arguments.write:
-        for vendor in vendors:
-            write(REPORT, vendor, [row for row in rows if row.vendor == vendor], seed, arguments.scale == SMALL)
     console.print(table(rows, seed))
     return 0 if all(row.sound for row in rows) else 1
 

@@ -54,15 +54,12 @@ def table(rows: list[Row], seed: int) -> Table:
     return result
 
 
-def write(path: Path, vendor: str, rows: list[Row], seed: int, small: bool) -> None:
-    """Write one database's rows between its two marks in the document; what stands around them stays.
-
-    So do the rows of faults that were not among these.
-    """
-    begin, end = BEGIN.format(vendor), END.format(vendor)
+def write(path: Path, row: Row, seed: int, small: bool) -> None:
+    """Write a row between its database's two marks in the document; the other rows and what stands around them stay."""
+    begin, end = BEGIN.format(row.vendor), END.format(row.vendor)
     before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     old, _, after = rest.partition(end)
-    text = "\n\n".join([begin, _facts(vendor, seed, small), _markdown(rows, _known(old)), end])
+    text = "\n\n".join([begin, _facts(row.vendor, seed, small), _markdown(row, _known(old)), end])
     path.write_text(before + text + after, encoding="utf-8")
 
 
@@ -83,10 +80,9 @@ def _facts(vendor: str, seed: int, small: bool) -> str:
     )
 
 
-def _markdown(rows: list[Row], known: dict[str, str]) -> str:
-    for row in rows:
-        remark = f"not tried: {row.missing}" if row.missing else row.tally.note.rstrip(".")
-        first = f"`{row.fault.name}`: {row.fault.text}{f' ({remark})' if remark else ''}"
-        known[row.fault.name] = f"| {' | '.join([first, *row.cells()])} |"
+def _markdown(row: Row, known: dict[str, str]) -> str:
+    remark = f"not tried: {row.missing}" if row.missing else row.tally.note.rstrip(".")
+    first = f"`{row.fault.name}`: {row.fault.text}{f' ({remark})' if remark else ''}"
+    known[row.fault.name] = f"| {' | '.join([first, *row.cells()])} |"
     in_order = [known[name] for name in FAULTS if name in known]
     return "\n".join([f"| {' | '.join(['fault', *COLUMNS])} |", f"| --- {'| ---: ' * len(COLUMNS)}|", *in_order])
