@@ -67,29 +67,12 @@ def leave(seconds: float) -> None:
 
 def _try(work: Callable[[], Result]) -> Result:
     try:
-        with _limited_waits():
-            return work()
+        return work()
     except Exception:
         # Left open, Django would ask it at the next request whether it still works, and wait for that without end;
         # one that opened an SQLite file read-only would stay so.
         connection.close()
         raise
-
-
-@contextmanager
-def _limited_waits() -> Iterator[None]:
-    """On SQLite, let reading wait for whoever holds the whole file no longer than until the deadline."""
-    if connection.vendor != "sqlite":
-        yield
-        return
-    _wait_for_locks(remaining())
-    yield
-    _wait_for_locks(connection.settings_dict["OPTIONS"]["timeout"])
-
-
-def _wait_for_locks(seconds: float) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(f"PRAGMA busy_timeout = {max(int(seconds * 1000), 1)}")
 
 
 def _leave_deleted_file() -> None:

@@ -142,9 +142,8 @@ TEMPLATES: list[dict[str, Any]] = [
 SQLITE_OPTIONS: dict[str, Any] = {
     "transaction_mode": "IMMEDIATE",
     "timeout": 30,
-    # A file that somebody holds exclusively must not hold up a push while connecting.
-    "init_command": "PRAGMA busy_timeout=300; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; "
-    "PRAGMA busy_timeout=30000;",
+    # A file that somebody holds exclusively must not hold up a push while connecting; then `callbacks.sqlite` waits.
+    "init_command": "PRAGMA busy_timeout=300; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=0;",
 }
 _sqlite_default = f"sqlite:///{BASE_DIR / 'db.sqlite3'}"
 _supported = "use sqlite:///path/to/file or postgresql://user:password@host:port/name"

@@ -1,12 +1,14 @@
 """Django's SQLite backend, whose threads queue for the one write lock and whose processes ask for it often.
 
-SQLite's own waiting asks ever more rarely, down to ten times a second, so that a push starves beside a busy worker.
+SQLite's own waiting asks ever more rarely, down to ten times a second, so that a push starves beside a busy worker; and
+it keeps other threads from the connection meanwhile, which can be the ones that it waits for.
 """
 
 import os
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from django.db import OperationalError
@@ -16,8 +18,36 @@ from callbacks import deadline
 
 ASK_EVERY = 0.004
 
-# One thread of a process asks; the others queue in memory, which costs nothing and starves nobody.
+# One thread of a process begins a transaction; the others queue in memory, which costs nothing and starves nobody.
 _turn = threading.Lock()
+
+
+class Cursor(base.SQLiteCursorWrapper):
+    """Waits for whoever holds the file, until the thread's deadline or for the `timeout` of the settings."""
+
+    limit: float
+
+    def execute(self, query: Any, params: Any = None) -> Any:
+        """Run one statement; one that found the file locked has done nothing, and is tried again."""
+        return self._wait(lambda: super(Cursor, self).execute(query, params))
+
+    def executemany(self, query: Any, param_list: Any) -> Any:
+        """Run a statement for each of some parameters, in one transaction."""
+        if self.connection.in_transaction:
+            return super().executemany(query, param_list)
+        self.execute("BEGIN IMMEDIATE")
+        with self.connection:  # which commits, or rolls back
+            return super().executemany(query, param_list)
+
+    def _wait(self, run: Callable[[], Any]) -> Any:
+        until = time.monotonic() + min(deadline.remaining(), self.limit)
+        while True:
+            try:
+                return run()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or self.connection.in_transaction or time.monotonic() > until:
+                    raise
+            time.sleep(ASK_EVERY)
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -35,39 +65,22 @@ class DatabaseWrapper(base.DatabaseWrapper):
             raise sqlite3.OperationalError("attempt to write a readonly database")
         return super().get_new_connection(conn_params)
 
-    def _start_transaction_under_autocommit(self) -> None:
-        """Begin a transaction when this thread has its turn and the file's lock is free; until then it waits.
+    def create_cursor(self, name: str | None = None) -> Cursor:
+        """Return a cursor that waits as this service wants it."""
+        cursor: Cursor = self.connection.cursor(factory=Cursor)
+        cursor.limit = float(self.settings_dict["OPTIONS"]["timeout"])
+        return cursor
 
-        It waits until the thread's deadline, or for the `timeout` of the settings.
-        """
-        until = time.monotonic() + min(deadline.remaining(), float(self.settings_dict["OPTIONS"]["timeout"]))
-        if not _turn.acquire(timeout=max(until - time.monotonic(), 0)):
+    def _start_transaction_under_autocommit(self) -> None:
+        """Begin a transaction when this thread has its turn and the file's lock is free."""
+        if not _turn.acquire(timeout=min(deadline.remaining(), float(self.settings_dict["OPTIONS"]["timeout"]))):
             raise OperationalError("database is locked by another thread")
         self._has_turn = True
         try:
-            self._begin(until)
+            super()._start_transaction_under_autocommit()  # type: ignore[misc]
         except BaseException:
             self._leave()
             raise
-
-    def _begin(self, until: float) -> None:
-        ((usual,),) = self.connection.execute("PRAGMA busy_timeout").fetchall()
-        self.connection.execute("PRAGMA busy_timeout = 0")
-        try:
-            while True:
-                try:
-                    # Closed here, as an exception keeps its cursor: whichever thread collected that would wait for
-                    # this connection, which may be waiting for a lock that the collecting thread holds.
-                    with self.cursor() as cursor:
-                        cursor.execute(f"BEGIN {self.transaction_mode}")  # type: ignore[attr-defined]
-                except OperationalError as error:
-                    if "locked" not in str(error) or time.monotonic() > until:
-                        raise
-                else:
-                    return
-                time.sleep(ASK_EVERY)
-        finally:
-            self.connection.execute(f"PRAGMA busy_timeout = {usual}")
 
     def _commit(self) -> None:
         super()._commit()  # type: ignore[misc]
