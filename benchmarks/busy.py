@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -36,22 +37,27 @@ BEHIND = "SELECT count(*) FROM callbacks_delivery WHERE state = 'pending'"
 
 
 class Pushes:
-    """Sealed pushes, each sent at its own time, whatever became of those before."""
+    """Sealed pushes, each sent at its own time, whatever became of those before.
 
-    def __init__(self, settings: dict[str, str]) -> None:
+    `due` are those times, as of `time.monotonic`, in the events' order.
+    """
+
+    def __init__(self, settings: dict[str, str], events: Iterable[dict[str, Any]], a_second: float) -> None:
         callback = Callback(URL, settings["DINGTALK_TOKEN"], settings["DINGTALK_AES_KEY"], CORP)
-        events = ({"EventType": "bench_nothing", "eventId": uuid4().hex} for _ in range(A_SECOND * SECONDS))
+        self._a_second = a_second
         self._sealed = [seal_push(callback, json.dumps(event), "signature") for event in events]
         self._local = threading.local()
         self.statuses: Counter[int] = Counter()
         self.took: list[float] = []
+        self.due: list[float] = []
 
     def run(self) -> None:
         """Send them all; what they took is counted from the time at which each was to be sent."""
         began = time.monotonic()
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             for number, (address, body) in enumerate(self._sealed):
-                due = began + number / A_SECOND
+                due = began + number / self._a_second
+                self.due.append(due)
                 time.sleep(max(due - time.monotonic(), 0))
                 pool.submit(self._push, due, address, body)
 
@@ -99,7 +105,8 @@ def pruning(settings: dict[str, str]) -> Iterator[None]:
 
 def figures(settings: dict[str, str]) -> list[str]:
     """Push for a while; return what the table shows of it."""
-    pushes = Pushes(settings)
+    events = ({"EventType": "bench_nothing", "eventId": uuid4().hex} for _ in range(A_SECOND * SECONDS))
+    pushes = Pushes(settings, events, A_SECOND)
     pushes.run()
     took = sorted(seconds * 1000 for seconds in pushes.took)
     quantiles = (took[len(took) // 2], took[int(len(took) * 0.99)], took[-1])

@@ -1,10 +1,12 @@
 """Faults of the systems that events are sent on to, one endpoint of each form; handlers go on beside them."""
 
+import json
 import time
 
+from callbacks.keys import new_secret_key
 from faults.plan import fault
-from faults.stage import Stage
-from faults.subscribers import Mood, drip, hang_up, status
+from faults.stage import LONG_AGO, Stage
+from faults.subscribers import Mood, Subscriber, drip, hang_up, status
 
 # Refusals until an endpoint's circuit is open, and its rest then, as in callbacks.circuit.
 REFUSALS = 10
@@ -71,6 +73,40 @@ def endpoints_disabled(stage: Stage) -> None:
     """Let both refuse for longer than ENDPOINT_DISABLE_AFTER."""
     for _ in range(stage.times(3)):
         _disabled_by(stage, status(500))
+
+
+@fault(
+    "each endpoint's secret rotated, then the keys that encrypt them in their rows",
+    endpoints=True,
+    settings={"FIELD_ENCRYPTION_KEYS": new_secret_key()},
+)
+def rotate_secrets(stage: Stage) -> None:
+    """Rotate everything as the README says, a few times; processes are restarted one after another."""
+    key = stage.settings["FIELD_ENCRYPTION_KEYS"]
+    for _ in range(stage.times(3)):
+        for subscriber in stage.subscribers:
+            _rotate(stage, subscriber)
+        before, key = key, new_secret_key()
+        for keys in (f"{before},{key}", f"{key},{before}"):
+            stage.service.restart(FIELD_ENCRYPTION_KEYS=keys)
+            stage.pause(1, 2)
+        stage.service.command("endpoint", "reencrypt")
+        stage.service.restart(FIELD_ENCRYPTION_KEYS=key)
+        stage.pause(1, 2)
+
+
+def _rotate(stage: Stage, subscriber: Subscriber) -> None:
+    """Give a subscriber new secrets: while both are good, or while nothing is sent, as its form has it."""
+    native = subscriber.form == "dingtalk"
+    if native:
+        stage.service.command("endpoint", "pause", subscriber.number)
+        under_way = f"destination = '{subscriber.destination}' AND state = 'pending' AND leased_until > '{LONG_AGO}'"
+        _wait(stage, f"SELECT count(*) = 0 FROM callbacks_delivery WHERE {under_way}", 1)  # noqa: S608 - constants
+    told = stage.service.command("endpoint", "rotate", subscriber.number, "--reveal", "--json")
+    stage.pause(3, 4)  # a request that was signed before has ended
+    subscriber.know(json.loads(told))
+    last = ["resume", subscriber.number] if native else ["rotate", subscriber.number, "--finish"]
+    stage.service.command("endpoint", *last)
 
 
 def _disabled_by(stage: Stage, mood: Mood) -> None:

@@ -113,6 +113,18 @@ class Service:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
+    def restart(self, **settings: str) -> None:
+        """Change settings, and end one process after another, each of which starts again with them."""
+        self.marked.environment.update(settings)
+        for name in self._commands:
+            process = self._running[name]
+            process.terminate()
+            try:
+                process.wait(STOP_WITHIN)
+            except subprocess.TimeoutExpired:
+                self.kill(name)
+        self.wait_until_ready()
+
     def lose_power(self) -> None:
         """Kill everything at once, and start nothing until `start_again`."""
         self._wanted.clear()

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -45,7 +45,10 @@ def hang_up(request: BaseHTTPRequestHandler) -> None:
 
 
 class Subscriber:
-    """One system; `taken` are the references of the events it took, in that order, repeats among them."""
+    """One system; `taken` are the references of the events it took, in that order, repeats among them.
+
+    `taken_at`: when it took each at first, as of `time.monotonic`.
+    """
 
     def __init__(self, form: str) -> None:
         self.name = f"{form} subscriber"
@@ -53,10 +56,10 @@ class Subscriber:
         self.destination = ""
         self.mood: Mood | None = None
         self.taken: list[str] = []
+        self.taken_at: dict[str, float] = {}
         self.refused = 0
         self.forged = 0
-        self._secret, self._token, self._aes_key = new_webhook_secret(), new_token(), new_aes_key()
-        self._keyring = Keyring([Credential(self._token, self._aes_key)], [OWNER_KEY], max_age=300)
+        self.know({"secret": new_webhook_secret(), "token": new_token(), "aes_key": new_aes_key()})
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -66,15 +69,20 @@ class Subscriber:
     def arguments(self) -> list[str]:
         """Return what `manage.py endpoint add` is told of it."""
         url = f"http://127.0.0.1:{self._server.server_address[1]}/events"
-        secrets = ["--secret", self._secret]
+        secrets = ["--secret", self._secrets["secret"]]
         if self.form == "dingtalk":
-            secrets = ["--token", self._token, "--aes-key", self._aes_key, "--owner-key", OWNER_KEY]
+            pair = ["--token", self._secrets["token"], "--aes-key", self._secrets["aes_key"]]
+            secrets = [*pair, "--owner-key", OWNER_KEY]
         return [self.name, url, "--format", self.form, "--timeout", "2", *secrets]
 
     @property
     def number(self) -> str:
         """Return its endpoint's number."""
         return self.destination.removeprefix("endpoint:")
+
+    def know(self, secrets: Mapping[str, str]) -> None:
+        """Go by these from now on, and by no others: `secret`, or `token` and `aes_key`."""
+        self._secrets = dict(secrets)
 
     def start(self) -> None:
         """Listen."""
@@ -101,15 +109,17 @@ class Subscriber:
             return
         with self._lock:
             self.taken.append(reference)
+            self.taken_at.setdefault(reference, time.monotonic())
         _answer(request, 200, answer)
 
     def _opened(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[str, bytes]:
         """Return the reference of the event inside, and the answer that takes it."""
         if self.form == "standard":
-            event = Webhook(self._secret).verify(body, dict(request.headers.items()))
+            event = Webhook(self._secrets["secret"]).verify(body, dict(request.headers.items()))
             return str(event["data"]["payload"]["reference"]), b""
         query = dict(parse_qsl(urlsplit(request.path).query))
-        opened = self._keyring.open(query, json.loads(body)["encrypt"], time.time())
+        pair = Credential(self._secrets["token"], self._secrets["aes_key"])
+        opened = Keyring([pair], [OWNER_KEY], max_age=300).open(query, json.loads(body)["encrypt"], time.time())
         return str(json.loads(opened.text)["reference"]), json.dumps(opened.seal("success", time.time())).encode()
 
     def _count(self, name: str) -> None:

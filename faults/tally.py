@@ -69,7 +69,7 @@ def count(
         effects=len(effects),
         lost=len(lost),
         doubled=sum(times > 1 for times in counts.values()),
-        disordered=_disordered(effects),
+        disordered=late(effects),
         note=note,
     )
 
@@ -89,18 +89,18 @@ def with_endpoints(tally: Tally, database: Database, subscribers: Sequence[Subsc
         tally = replace(
             tally,
             lost=tally.lost + lost,
-            disordered=tally.disordered + _disordered(first),
+            disordered=tally.disordered + late(first),
             note=f"{tally.note} {each.form}: {len(first)} of {len(wanted)} taken, {each.refused} requests refused, "
             f"{len(each.taken) - len(first)} repeated.".strip(),
         )
     return tally
 
 
-def _disordered(effects: Sequence[Any]) -> int:
-    """Return how many effects came after that of a later event of the same subject."""
+def late(effects: Sequence[Any]) -> int:
+    """Return how many effects, (reference, event, subject), came after that of a later event of the same subject."""
     latest: dict[str, int] = defaultdict(int)
-    late = 0
+    count = 0
     for _, event, subject in effects:
-        late += event < latest[subject]
+        count += event < latest[subject]
         latest[subject] = max(latest[subject], event)
-    return late
+    return count

@@ -2,17 +2,21 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from callbacks import rotation
+from callbacks.endpoint import SECRETS
 from callbacks.fields import Unreadable
 from callbacks.inbox import receive
+from callbacks.keys import new_aes_key, new_token, new_webhook_secret
 from callbacks.models import Delivery, Endpoint
 from tests.owed import carry, carry_due, payload
 from tests.subscriber import Subscriber, sealing, sent
@@ -56,6 +60,47 @@ def test_a_dump_by_django_shows_no_secret_and_can_be_loaded() -> None:
     (fields,) = (each["fields"] for each in json.loads(out.getvalue()))
     assert Endpoint.objects.create(**fields).pk
     assert Endpoint.objects.get().secret == secret
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_dump_of_the_database_shows_no_secret_whoever_gave_it(admin_client: Client) -> None:
+    names = ["secret", "token", "aes_key"]
+    given = [{"secret": new_webhook_secret(), "token": new_token(), "aes_key": new_aes_key()} for _ in range(3)]
+    made(**given[0], name="made by code", format="dingtalk")
+    options = [f"--{name.replace('_', '-')}={given[1][name]}" for name in names]
+    call_command("endpoint", "add", "made by command", "http://127.0.0.1:1/", *options, stdout=io.StringIO())
+    form = {f"new_{name}": given[2][name] for name in names} | {"where": "{}", "timeout": "1", "concurrency": "1"}
+    admin_client.post(
+        "/admin/callbacks/endpoint/add/",
+        {"name": "made by admin", "url": "http://127.0.0.1:1/", "format": "standard", **form},
+    )
+    rows = list(Endpoint.objects.all())
+    assert [{name: getattr(row, name) for name in names} for row in rows] == given
+
+    for row in rows:
+        call_command("endpoint", "rotate", str(row.pk), stdout=io.StringIO())
+    admin_client.post(f"/admin/callbacks/endpoint/{rows[2].pk}/rotate/")
+    receive(payload("label_user_change"))
+    carry_due()
+
+    secrets = {value for each in given for value in each.values()}
+    secrets |= {getattr(row, name) for row in Endpoint.objects.all() for name in SECRETS}
+    dump = dumped()
+    assert all(name in dump for name in ("made by code", "made by command", "made by admin"))
+    assert not [secret for secret in secrets if secret and secret in dump]
+
+
+def dumped() -> str:
+    """Return everything that the database holds: SQLite's file, or all rows of all of PostgreSQL's tables."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return Path(connection.settings_dict["NAME"]).read_bytes().decode("latin-1")
+        found = []
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f'SELECT "{table}"::text FROM "{table}"')
+            found += [row for (row,) in cursor.fetchall()]
+        return "\n".join(found)
 
 
 def test_a_push_reads_no_secret() -> None:
