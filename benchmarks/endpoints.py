@@ -133,9 +133,14 @@ def play(bench: Bench, count: int, down: Mood | None, kill_every: float | None) 
             raise RuntimeError(f"answers to {count} pushes: {pushes.statuses}")
         with suppress(TimeoutError):  # the table says what is missing
             wait_until(lambda: rows(bench.database, OWED.format(fifth)) == [(0,)])
+    due = {event["reference"]: moment for event, moment in zip(events[FIRST:], pushes.due, strict=True)}
+    return _counted(bench, live, events, due)
+
+
+def _counted(bench: Bench, live: list[Subscriber], events: list[dict[str, str]], due: dict[str, float]) -> Run:
+    """Hold what each took against what it wants; `due`: when the events that are timed were pushed, by reference."""
     stored = rows(bench.database, "SELECT body, id, subject FROM callbacks_event")
     found = {str(_document(body)["reference"]): (pk, subject) for body, pk, subject in stored}
-    due = {event["reference"]: moment for event, moment in zip(events[FIRST:], pushes.due, strict=True)}
     cells, well, seconds = [], True, []
     for each, (form, wants) in zip(live, LIVE, strict=True):
         wanted = {event["reference"] for event in events if wants in (ALL, event["EventType"])}
