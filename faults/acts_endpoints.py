@@ -78,6 +78,7 @@ def endpoints_disabled(stage: Stage) -> None:
 @fault(
     "each endpoint's secret rotated, then the keys that encrypt them in their rows",
     endpoints=True,
+    rate=4.0,
     settings={"FIELD_ENCRYPTION_KEYS": new_secret_key()},
 )
 def rotate_secrets(stage: Stage) -> None:

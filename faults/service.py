@@ -20,6 +20,7 @@ from simulator.ports import free_port
 READY_WITHIN = 60.0
 LOOK_EVERY = 0.1
 STOP_WITHIN = 20.0
+COMMAND_TRIES = 5
 WEB_NAME = "web"
 
 
@@ -62,17 +63,25 @@ class Service:
         self.wait_until_ready()
 
     def command(self, *arguments: str) -> str:
-        """Run a command of `manage.py`, and return what it printed; CalledProcessError if it fails."""
-        done = subprocess.run(  # noqa: S603 - this project's own command
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
-            env=self.marked.environment,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        return done.stdout
+        """Run a command of `manage.py`, and return what it printed; RuntimeError with what it said if it fails.
+
+        One that the database fails, as a busy SQLite may, is run again, as it says.
+        """
+        for left in reversed(range(COMMAND_TRIES)):
+            done = subprocess.run(  # noqa: S603 - this project's own command
+                [sys.executable, "manage.py", *arguments],
+                cwd=ROOT,
+                env=self.marked.environment,
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            if not done.returncode:
+                return done.stdout
+            if not left or "the database failed" not in done.stderr:
+                break
+        raise RuntimeError(f"manage.py {' '.join(arguments[:2])} failed: {done.stderr.strip()}")
 
     def wait_until_ready(self) -> None:
         """Return once each web server is ready."""

@@ -138,7 +138,7 @@ class Stage:
         end = time.monotonic() + 60
         while len(self.simulator.dingtalk.failed_list) and time.monotonic() < end:
             self.sleep(1)
-            with suppress(subprocess.CalledProcessError):
+            with suppress(RuntimeError):
                 self.service.command("dingtalk", "failed")
         owed, moved = None, time.monotonic()
         end = moved + SETTLED_WITHIN
@@ -230,7 +230,7 @@ def _play(fault: Fault, stage: Stage) -> Tally:
             stage.settle()
             stage.service.end()
             return stage.tally()
-    except TimeoutError as error:
+    except (TimeoutError, RuntimeError) as error:
         return Tally(note=f"{stage.note.strip()} Broke off: {error}.".strip())
 
 

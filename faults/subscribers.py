@@ -143,7 +143,10 @@ def _handler(subscriber: Subscriber) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             """Read a request and answer it."""
             with suppress(OSError):  # who asked may have had enough, or been killed
-                subscriber.take(self, self.rfile.read(int(self.headers["Content-Length"])))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) == length:  # and not half of one, from a sender that was killed
+                    subscriber.take(self, body)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             """Say nothing."""
