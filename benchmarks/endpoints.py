@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.acknowledge import CORP, ROOT
 from benchmarks.busy import Pushes
-from benchmarks.service import databases, deliver, environment, push, rows, wait_until, web
+from benchmarks.service import databases, deliver, environment, push, rows, web
 from faults.subscribers import Mood, Subscriber, hang_up
 from faults.tally import late
 
@@ -31,6 +32,7 @@ SUBJECTS = 40
 ALL, SOME = "bench_*", "bench_a"
 LIVE = (("standard", ALL), ("standard", SOME), ("dingtalk", ALL), ("dingtalk", SOME))
 AT_MOST = 1.5
+STUCK_AFTER = 60.0
 OWED = "SELECT count(*) FROM callbacks_delivery WHERE state = 'pending' AND destination <> '{}'"
 EMPTY = [f"DELETE FROM callbacks_{table}" for table in ("attempt", "delivery", "event", "endpoint")]  # noqa: S608
 
@@ -124,17 +126,27 @@ def play(bench: Bench, count: int, down: Mood | None, kill_every: float | None) 
     with ExitStack() as stack:
         live = [stack.enter_context(_endpoint(bench, form, wants)) for form, wants in LIVE]
         fifth = stack.enter_context(_endpoint(bench, "standard", ALL, down)).destination if down else ""
-        stack.enter_context(_workers(bench.settings, kill_every))
+        enough = stack.enter_context(_workers(bench.settings, kill_every))
         push(bench.settings, events[:FIRST])
-        wait_until(lambda: rows(bench.database, OWED.format(fifth)) == [(0,)])
+        _wait_until_settled(bench, fifth)
         pushes = Pushes(bench.settings, events[FIRST:], bench.rate)
         pushes.run()
         if pushes.statuses != {200: count}:
             raise RuntimeError(f"answers to {count} pushes: {pushes.statuses}")
-        with suppress(TimeoutError):  # the table says what is missing
-            wait_until(lambda: rows(bench.database, OWED.format(fifth)) == [(0,)])
+        enough.set()
+        _wait_until_settled(bench, fifth)
     due = {event["reference"]: moment for event, moment in zip(events[FIRST:], pushes.due, strict=True)}
     return _counted(bench, live, events, due)
+
+
+def _wait_until_settled(bench: Bench, but: str) -> None:
+    """Wait until nothing is owed but to one destination, or nothing moves: the table says what is missing then."""
+    owed, moved = -1, time.monotonic()
+    while owed and time.monotonic() < moved + STUCK_AFTER:
+        ((now,),) = rows(bench.database, OWED.format(but))
+        if now != owed:
+            owed, moved = now, time.monotonic()
+        time.sleep(0.2)
 
 
 def _counted(bench: Bench, live: list[Subscriber], events: list[dict[str, str]], due: dict[str, float]) -> Run:
@@ -180,15 +192,15 @@ def _endpoint(bench: Bench, form: str, wants: str, mood: Mood | None = None) -> 
 
 
 @contextmanager
-def _workers(settings: dict[str, str], kill_every: float | None) -> Iterator[None]:
-    """Run two, of which one dies with both its processes every so many seconds, and another starts."""
-    ended = threading.Event()
+def _workers(settings: dict[str, str], kill_every: float | None) -> Iterator[threading.Event]:
+    """Run two, of which one dies with both its processes every so many seconds until the yielded event is set."""
+    enough = threading.Event()
     with ExitStack() as stack:
         running = [stack.enter_context(deliver(settings)) for _ in range(2)]
 
         def kill() -> None:
             number = 0
-            while not ended.wait(kill_every):
+            while not enough.wait(kill_every):
                 for process in running[number % 2]:
                     with suppress(ProcessLookupError):
                         os.kill(process, signal.SIGKILL)
@@ -199,9 +211,9 @@ def _workers(settings: dict[str, str], kill_every: float | None) -> Iterator[Non
         if kill_every:
             killer.start()
         try:
-            yield
+            yield enough
         finally:
-            ended.set()
+            enough.set()
             if kill_every:
                 killer.join()
 

@@ -140,6 +140,11 @@ def _handler(subscriber: Subscriber) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def handle(self) -> None:
+            """Serve a connection, which whoever is killed breaks off."""
+            with suppress(ConnectionError):
+                super().handle()
+
         def do_POST(self) -> None:
             """Read a request and answer it."""
             with suppress(OSError):  # who asked may have had enough, or been killed
