@@ -139,7 +139,7 @@ def missing_postgresql() -> str:
 def postgresql_version() -> str:
     """Return what the server says of its version."""
     asked = subprocess.run([str(_binary("postgres")), "--version"], check=True, capture_output=True, text=True)  # noqa: S603
-    return asked.stdout.split("(")[1].split(")")[0] if "(" in asked.stdout else asked.stdout.strip()
+    return next((word for word in asked.stdout.split() if word[0].isdigit()), asked.stdout.strip())
 
 
 def _binary(name: str) -> Path:
