@@ -141,7 +141,8 @@ class Delivery(models.Model):
                 condition=models.Q(state="pending") & ~models.Q(subject=""),
             ),
             models.Index(
-                fields=["destination", "subject"],
+                # `leased_until`, as SQLite without statistics passes over an index that does not decide enough
+                fields=["destination", "subject", "leased_until"],
                 name="delivery_held",
                 condition=models.Q(state="pending", lease_token__isnull=False),
             ),

@@ -8,13 +8,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from callbacks import order, outbox, settling
 from callbacks.models import LEASE, Delivery, Event
 from callbacks.routing import GiveUp, RetryLater
 from tests.owed import WORKER, attempts, carry, expire_leases, in_threads, owe
+from tests.settings import DATABASE
 from tests.shop.handlers import Script, scripts
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,6 +63,21 @@ def test_a_long_line_behind_a_first_that_is_retried_is_parked_by_one_claim() -> 
     behind = Delivery.objects.filter(subject=first.subject).exclude(pk=first.pk)
     assert not behind.exclude(next_attempt_at=None).exists()
     assert order.head(behind.latest("id")) == first.pk
+
+
+@pytest.mark.skipif(DATABASE != "sqlite", reason="PostgreSQL keeps statistics by itself")
+def test_a_claim_looks_subjects_up_in_their_indexes_also_where_sqlite_knows_nothing_of_the_rows() -> None:
+    about("u1")
+    with CaptureQueriesContext(connection) as captured:
+        assert len(outbox.claim(1)) == 1
+    plans = []
+    with connection.cursor() as cursor:
+        for sql in (each["sql"] for each in captured if each["sql"].startswith("SELECT")):
+            cursor.execute(f"EXPLAIN QUERY PLAN {sql}".replace("%", "%%"), [])
+            plans += [row[-1] for row in cursor.fetchall()]
+    assert any("delivery_subject" in plan for plan in plans)
+    assert any("delivery_held" in plan for plan in plans)
+    assert not [plan for plan in plans if "delivery_state_newest" in plan or plan.startswith("SCAN callbacks_delivery")]
 
 
 def test_what_has_no_subject_has_no_order() -> None:
