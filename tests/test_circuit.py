@@ -263,5 +263,5 @@ def test_a_rate_is_kept_and_a_second_of_it_may_come_at_once() -> None:
     endpoint.refresh_from_db()
     assert endpoint.slow_until
     assert endpoint.slow_until - now() < SECOND
-    Endpoint.objects.update(slow_until=now(), rate=6)
+    Endpoint.objects.update(slow_until=now() - SECOND, rate=6)
     assert [len(outbox.claim(10)) for _ in range(2)] == [1, 0]

@@ -77,7 +77,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
             raise OperationalError("database is locked by another thread")
         self._has_turn = True
         try:
-            super()._start_transaction_under_autocommit()  # type: ignore[misc]
+            # Closed here: a cursor that an exception keeps would hold the file open beyond its connection's end.
+            with self.cursor() as cursor:
+                cursor.execute(f"BEGIN {self.transaction_mode}")  # type: ignore[attr-defined]
         except BaseException:
             self._leave()
             raise
