@@ -409,8 +409,15 @@ def test_a_crowd_is_refused_in_time_while_another_process_writes() -> None:
 
 
 @on_sqlite
-def test_a_crowd_is_refused_in_time_while_another_process_holds_the_whole_file() -> None:
+def test_a_crowd_is_refused_in_time_while_another_process_holds_the_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a file of its own, as nobody can hold one that a thread of another test has left open
+    copy = tmp_path / "copy.sqlite3"
+    with closing(sqlite3.connect(connection.settings_dict["NAME"])) as file, closing(sqlite3.connect(copy)) as other:
+        file.backup(other)
     connection.close()
+    monkeypatch.setitem(connection.settings_dict, "NAME", str(copy))
     with Crowd() as crowd:
         with held_by_another_process(exclusively=True):
             assert all_refused(crowd.pushes(100), within=CROWD_IN_TIME)
@@ -421,6 +428,7 @@ def test_a_crowd_is_refused_in_time_while_another_process_holds_the_whole_file()
         assert Client().get("/readyz").status_code == 200
         crowd.stores(400)
     assert len(stored()) == THREADS + 1
+    connection.close()  # the next opens the tests' file again
 
 
 def update_and_close() -> None:
