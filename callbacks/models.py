@@ -92,7 +92,8 @@ class Delivery(models.Model):
         DELIVERED = "delivered", _("delivered")
         DEAD = "dead", _("dead")
 
-    event = models.ForeignKey(Event, models.CASCADE, related_name="deliveries", verbose_name=_("event"))
+    # no index of its own: that of `delivery_owed_once` begins with it
+    event = models.ForeignKey(Event, models.CASCADE, related_name="deliveries", verbose_name=_("event"), db_index=False)
     destination = models.CharField(_("destination"), max_length=255)
     subject = models.CharField(_("subject"), max_length=255, blank=True)
     state = models.CharField(
