@@ -15,6 +15,9 @@ from callbacks.dingcrypto import CallbackError
 
 MARK = "fernet:"  # how an encrypted text begins, in rows and in dumps
 
+# What Fernet makes of no text at all: version, time, vector, one block, digest.
+FERNET_VERSION, FERNET_LENGTH = b"\x80", 1 + 8 + 16 + 16 + 32
+
 
 class Unreadable(CallbackError):
     """A row's secret was encrypted with a key that is not configured (any more)."""
@@ -25,7 +28,7 @@ class EncryptedTextField(models.TextField):  # type: ignore[type-arg]  # not sub
 
     def get_prep_value(self, value: Any) -> Any:
         """Encrypt; what is encrypted already, as in a dump that is loaded, stays as it is."""
-        if value in (None, "") or str(value).startswith(MARK):
+        if value in (None, "") or _is_encrypted(str(value)):
             return value
         return MARK + _cipher().encrypt(str(value).encode()).decode()
 
@@ -43,6 +46,15 @@ class EncryptedTextField(models.TextField):  # type: ignore[type-arg]  # not sub
     def value_to_string(self, obj: models.Model) -> str:
         """Return what a dump holds: the encrypted text."""
         return str(self.get_prep_value(self.value_from_object(obj)) or "")
+
+
+def _is_encrypted(text: str) -> bool:
+    """Tell an encrypted text, by whichever key, from a clear one that begins like it."""
+    try:
+        token = base64.urlsafe_b64decode(text.removeprefix(MARK).encode())
+    except ValueError:
+        return False
+    return text.startswith(MARK) and token.startswith(FERNET_VERSION) and len(token) >= FERNET_LENGTH
 
 
 def _cipher() -> MultiFernet:

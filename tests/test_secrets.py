@@ -49,6 +49,13 @@ def test_a_row_shows_no_secret_and_the_row_read_again_has_them() -> None:
     assert (len(read.aes_key), read.token) == (43, "plain-token")
 
 
+@pytest.mark.parametrize("token", ["fernet:", "fernet:typed-by-hand", "fernet:gAAAAA=="])
+def test_a_secret_that_begins_like_an_encrypted_one_is_encrypted_too(token: str) -> None:
+    endpoint = made(token=token)
+    assert f'"{token}"' not in stored(endpoint)
+    assert Endpoint.objects.get().token == token
+
+
 def test_a_dump_by_django_shows_no_secret_and_can_be_loaded() -> None:
     endpoint = made()
     out = io.StringIO()
