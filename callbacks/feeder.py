@@ -9,9 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from uuid import UUID
 
 from django.db import Error, close_old_connections, connection
@@ -66,7 +64,7 @@ class Feeder:
         self._publish = publish
         self._ahead = ahead
         self._stop = threading.Event()
-        self._woken: SimpleQueue[None] = SimpleQueue()  # see `callbacks.worker`
+        self._alarm = wakeup.Alarm()
         self._published: dict[int, Published] = {}
         self._fairness = Fairness(ahead)
         self._quick: set[str] = set()
@@ -78,7 +76,7 @@ class Feeder:
     def stop(self) -> None:
         """Publish nothing more; `run` returns when what nobody has started is given back."""
         self._stop.set()
-        self._wake()
+        self._alarm.ring()
 
     def run(self) -> None:
         """Feed, or stand by while another feeder does, until stopped; a database out of reach is waited for.
@@ -86,7 +84,7 @@ class Feeder:
         What a worker does beside carrying deliveries, this does beside feeding.
         """
         done = threading.Event()
-        listener = threading.Thread(target=wakeup.listen, args=(self._wake, done), name="listen", daemon=True)
+        listener = threading.Thread(target=wakeup.listen, args=(self._alarm.ring, done), name="listen", daemon=True)
         listener.start()
         beside = [listener, *chores.start(done)]
         try:
@@ -119,7 +117,7 @@ class Feeder:
             self._keep(renew)
             self._look()
             self._feed()
-            self._wait(LOOK_EVERY if self._published else POLL)
+            self._alarm.wait(LOOK_EVERY if self._published else POLL)
         self._take_back(self._unstarted())
 
     def _begin(self) -> None:
@@ -150,15 +148,6 @@ class Feeder:
     def _forget(self, pk: int, works: bool | None) -> None:
         each = self._published.pop(pk)
         self._fairness.ended(each.destination, each.began, works)
-
-    def _wake(self) -> None:
-        self._woken.put(None)
-
-    def _wait(self, timeout: float) -> None:
-        with suppress(Empty):
-            self._woken.get(timeout=timeout)
-            while True:
-                self._woken.get_nowait()
 
     def _keep(self, renew: Callable[[], None]) -> None:
         """Renew the duty, and the leases of what waits in the queue."""

@@ -7,7 +7,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
+from queue import Empty, SimpleQueue
 
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, Error, connection, connections
@@ -24,6 +25,27 @@ RECONNECT_AFTER = 5.0
 KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 _owed = threading.Event()
+
+
+class Alarm:
+    """Ends a loop's wait as soon as there is something to look at.
+
+    A queue, as a signal's handler may interrupt its `get` with a `put`; an Event's `set` could wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._rung: SimpleQueue[None] = SimpleQueue()
+
+    def ring(self) -> None:
+        """End the wait, or the next one."""
+        self._rung.put(None)
+
+    def wait(self, timeout: float) -> None:
+        """Wait until it rings, or `timeout` seconds have passed."""
+        with suppress(Empty):
+            self._rung.get(timeout=timeout)
+            while True:  # one look is enough for all
+                self._rung.get_nowait()
 
 
 def owed() -> None:

@@ -7,10 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from queue import Empty, SimpleQueue
 
 from django.db import Error, close_old_connections, connection
 
@@ -54,8 +52,7 @@ class Worker:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._threads = threads
         self._stop = threading.Event()
-        # A queue, as a signal's handler may interrupt its `get` with a `put`; an Event's `set` could wait for ever.
-        self._woken: SimpleQueue[None] = SimpleQueue()
+        self._alarm = wakeup.Alarm()  # an attempt has ended, something is owed, or the worker is stopped
         self._running: dict[Future[bool | None], Attempting] = {}
         self._fairness = Fairness(threads, down)
         self.hung: list[str] = []
@@ -63,7 +60,7 @@ class Worker:
     def stop(self) -> None:
         """Claim nothing more; `run` returns when the running attempts have ended or its grace is over."""
         self._stop.set()
-        self._wake()
+        self._alarm.ring()
 
     def run(self, *, once: bool = False) -> Ending:
         """Carry deliveries until stopped, until a handler hangs, or (`once`) until none is due.
@@ -73,7 +70,9 @@ class Worker:
         done = threading.Event()
         keepers = [threading.Thread(target=keep_leases, args=(self._held, done), name="keeper", daemon=True)]
         if not once:
-            keepers.append(threading.Thread(target=wakeup.listen, args=(self._wake, done), name="listen", daemon=True))
+            keepers.append(
+                threading.Thread(target=wakeup.listen, args=(self._alarm.ring, done), name="listen", daemon=True)
+            )
         for keeper in keepers:
             keeper.start()
         enough = threading.Event()
@@ -86,7 +85,7 @@ class Worker:
                 if pause is None and not self._running and once:
                     break
                 if pause != 0 or not self._free():
-                    self._wait(pause or POLL)
+                    self._alarm.wait(pause or POLL)
                 self._forget_ended()
             enough.set()  # what is done beside ends while the attempts do
             return self._finish()
@@ -99,16 +98,6 @@ class Worker:
             for keeper in keepers:
                 keeper.join(2.0)  # one may hang on a stalled database; the process ends without it
             pool.shutdown(wait=False)
-
-    def _wake(self) -> None:
-        self._woken.put(None)
-
-    def _wait(self, timeout: float) -> None:
-        """Wait until an attempt ends, something is owed or the worker is stopped, or `timeout` seconds have passed."""
-        with suppress(Empty):
-            self._woken.get(timeout=timeout)
-            while True:  # one look is enough for all
-                self._woken.get_nowait()
 
     def _hung(self) -> list[Future[bool | None]]:
         """Return the attempts that run beyond their time limit."""
@@ -156,7 +145,7 @@ class Worker:
         future = pool.submit(self._attempt, delivery)
         self._running[future] = Attempting(delivery, now, now + outbox.time_limit(delivery))
         self._fairness.started(delivery.destination, now)
-        future.add_done_callback(lambda _: self._wake())
+        future.add_done_callback(lambda _: self._alarm.ring())
 
     def _attempt(self, delivery: Delivery) -> bool | None:
         refresh_connection()
