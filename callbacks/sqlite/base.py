@@ -22,6 +22,11 @@ ASK_EVERY = 0.004
 _turn = threading.Lock()
 
 
+def _patience(limit: float) -> float:
+    """Return how many seconds this thread may still wait."""
+    return min(deadline.remaining(), limit)
+
+
 class Cursor(base.SQLiteCursorWrapper):
     """Waits for whoever holds the file, until the thread's deadline or for the `timeout` of the settings."""
 
@@ -40,7 +45,7 @@ class Cursor(base.SQLiteCursorWrapper):
             return super().executemany(query, param_list)
 
     def _wait(self, run: Callable[[], Any]) -> Any:
-        until = time.monotonic() + min(deadline.remaining(), self.limit)
+        until = time.monotonic() + _patience(self.limit)
         while True:
             try:
                 return run()
@@ -68,12 +73,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def create_cursor(self, name: str | None = None) -> Cursor:
         """Return a cursor that waits as this service wants it."""
         cursor: Cursor = self.connection.cursor(factory=Cursor)
-        cursor.limit = float(self.settings_dict["OPTIONS"]["timeout"])
+        cursor.limit = self._limit()
         return cursor
 
     def _start_transaction_under_autocommit(self) -> None:
         """Begin a transaction when this thread has its turn and the file's lock is free."""
-        if not _turn.acquire(timeout=min(deadline.remaining(), float(self.settings_dict["OPTIONS"]["timeout"]))):
+        if not _turn.acquire(timeout=_patience(self._limit())):
             raise OperationalError("database is locked by another thread")
         self._has_turn = True
         try:
@@ -99,6 +104,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
             super()._close()  # type: ignore[misc]
         finally:
             self._leave()
+
+    def _limit(self) -> float:
+        return float(self.settings_dict["OPTIONS"]["timeout"])
 
     def _leave(self) -> None:
         if self._has_turn:
