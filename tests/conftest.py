@@ -3,11 +3,13 @@
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from registrar import calls
+from tests.processes import Gate
 from tests.settings import DATABASE, POSTGRESQL_URL
 
 
@@ -44,3 +46,16 @@ def _no_counts_of_earlier_tests() -> Iterator[None]:
     """Leave nothing in memory of the calls that a test made inside its transaction."""
     yield
     calls.forget()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Return a file for what processes say."""
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Return something slow on the network."""
+    with Gate() as gate:
+        yield gate

@@ -29,19 +29,6 @@ each_broker = pytest.mark.parametrize("at", kinds(), indirect=True)
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Path:
-    """Return a file for what processes say."""
-    return tmp_path / "log"
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    """Return something slow on the network."""
-    with Gate() as gate:
-        yield gate
-
-
-@pytest.fixture
 def at(request: pytest.FixtureRequest) -> Iterator[Broker]:
     """Return a broker of the kind asked for."""
     with broker(request.param) as found:

@@ -21,19 +21,6 @@ from tests.processes import Gate, children, database_url, deliver, kill, manage,
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    """Return a file for what processes say."""
-    return tmp_path / "log"
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    """Return something slow on the network."""
-    with Gate() as gate:
-        yield gate
-
-
 def delivered(*deliveries: Delivery) -> bool:
     ids = [each.pk for each in deliveries]
     return Delivery.objects.filter(pk__in=ids, state="delivered").count() == len(ids)

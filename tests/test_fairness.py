@@ -1,7 +1,6 @@
 """A destination that hangs or refuses everything leaves the worker to the others."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from tests.processes import Gate, deliver, manage, wait_until
 
 rows = pytest.mark.django_db(transaction=True)
 BAD, GOOD = "handler:tests.shop.handlers.plain", "handler:tests.shop.handlers.atomic"
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    """Return something slow on the network."""
-    with Gate() as gate:
-        yield gate
 
 
 def refused(count: int) -> None:
