@@ -1,6 +1,6 @@
-"""Acknowledgements a second, beside the least that could acknowledge and beside Django answering a GET.
+"""Acknowledgements a second, beside the least that could acknowledge, Django answering a GET, and Celery being on.
 
-`make bench` runs it; the three take turns in one run, so that their ratios hold on a noisy machine.
+`make bench` runs it; all take turns in one run, so that their ratios hold on a noisy machine.
 """
 
 import http.client
@@ -31,9 +31,9 @@ from simulator.ports import free_port
 ROOT = Path(__file__).resolve().parent.parent
 POSTGRESQL = os.environ.get("TEST_POSTGRESQL_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
 NAME = f"dingcallback_bench_{os.getpid()}"
+BROKER = os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
 
-
-PORTS = {"service": free_port(), "bare": free_port()}
+PORTS = {"service": free_port(), "bare": free_port(), "celery": free_port()}
 CORP = "dingbenchcorp01"
 EVENTS, CONNECTIONS, ROUNDS = int(os.environ.get("BENCH_EVENTS", "2000")), 8, 5
 
@@ -58,15 +58,25 @@ def main() -> None:
 
 
 def measure(console: Console, vendor: str, database: str) -> None:
-    """Let the three take turns on one database."""
+    """Let them take turns on one database."""
     settings = environment(database)
     make_bare_table(database)
-    reports: dict[str, list[LoadReport]] = {"service": [], "bare function (a)": [], "Django GET (b)": []}
-    with server("dingcallback.wsgi", "service", vendor, settings), server("benchmarks.bare", "bare", vendor, settings):
+    reports: dict[str, list[LoadReport]] = {
+        "service": [],
+        "bare function (a)": [],
+        "Django GET (b)": [],
+        "service, CELERY_BROKER_URL set (c)": [],
+    }
+    with (
+        server("dingcallback.wsgi", "service", vendor, settings),
+        server("benchmarks.bare", "bare", vendor, settings),
+        server("dingcallback.wsgi", "celery", vendor, settings | {"CELERY_BROKER_URL": BROKER}),
+    ):
         for _ in track(range(ROUNDS), vendor, console=console):
             reports["service"].append(push("service", settings))
             reports["bare function (a)"].append(push("bare", settings))
             reports["Django GET (b)"].append(get("service"))
+            reports["service, CELERY_BROKER_URL set (c)"].append(push("celery", settings))
     console.print(table(vendor, reports))
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -51,7 +52,7 @@ TIDY = {"sqlite": ["ANALYZE"], "postgresql": ["VACUUM ANALYZE", "CHECKPOINT"]}
 def measure() -> None:
     """Measure the database of the settings, and print a table and the plans of a claim's queries."""
     title = f"{connection.vendor}: {DELIVERIES:,} pending deliveries of {SUBJECTS:,} subjects"
-    table = Table("", "median ms", "longest ms", title=title)
+    table = Table("", "median ms", "of it in statements", "longest ms", title=title)
     table.add_row("a push, nothing owed", *times(push))
     run(EVENTS)
     run(OWED, DESTINATION)
@@ -85,15 +86,20 @@ def push() -> None:
     receive(read(f'{{"EventType": "bench_nothing", "eventId": "{uuid4().hex}"}}', salt=""))
 
 
-def times(work: Callable[[], Any], between: Callable[[], Any] = bool) -> tuple[str, str]:
-    """Return the median and the longest time of some calls, in ms; what happens between them takes none."""
-    took = []
+def times(work: Callable[[], Any], between: Callable[[], Any] = bool) -> tuple[str, str, str]:
+    """Return the median time of some calls, how much of it their statements took, and the longest time, in ms.
+
+    What happens between the calls takes none.
+    """
+    took, in_statements = [], []
     for _ in range(TIMES):
-        began = time.perf_counter()
-        work()
-        took.append((time.perf_counter() - began) * 1000)
+        with recorded() as statements:
+            began = time.perf_counter()
+            work()
+            took.append((time.perf_counter() - began) * 1000)
+        in_statements.append(sum(each.took for each in statements))
         between()
-    return f"{statistics.median(took):.2f}", f"{max(took):.1f}"
+    return f"{statistics.median(took):.2f}", f"{statistics.median(in_statements):.2f}", f"{max(took):.1f}"
 
 
 def run(statement: str, *parameters: str) -> None:
@@ -108,14 +114,26 @@ def tidy() -> None:
         run(statement)
 
 
+@dataclass(frozen=True)
+class Statement:
+    """One that was sent, with the ms that it took."""
+
+    sql: str
+    parameters: Any
+    took: float
+
+
 @contextmanager
-def recorded() -> Iterator[list[tuple[str, Any]]]:
-    """Give the statements that the block sends, and their parameters."""
-    statements: list[tuple[str, Any]] = []
+def recorded() -> Iterator[list[Statement]]:
+    """Give the statements that the block sends."""
+    statements: list[Statement] = []
 
     def note(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        statements.append((sql, params))
-        return execute(sql, params, many, context)
+        began = time.perf_counter()
+        try:
+            return execute(sql, params, many, context)
+        finally:
+            statements.append(Statement(sql, params, (time.perf_counter() - began) * 1000))
 
     with connection.execute_wrapper(note):
         yield statements
@@ -126,12 +144,12 @@ def plans(work: Callable[[], Any]) -> Iterator[str]:
     explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN (COSTS OFF)"
     with recorded() as statements:
         work()
-    for sql, params in statements:
-        if "callbacks_delivery" not in sql:
+    for each in statements:
+        if "callbacks_delivery" not in each.sql:
             continue
-        yield f"\n{sql[:160]} …"
+        yield f"\n{each.sql[:160]} …"
         with connection.cursor() as cursor:
-            cursor.execute(f"{explain} {sql}", params)
+            cursor.execute(f"{explain} {each.sql}", each.parameters)
             for row in cursor.fetchall():
                 yield f"    {row[-1]}"
 

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.acknowledge import ROOT
+from benchmarks.acknowledge import BROKER, ROOT
 from benchmarks.service import databases, environment, push, rows, wait_until, web
 
 EVENTS = int(os.environ.get("BENCH_EVENTS", "600"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
 WORKERS = (1, 2, 4)
 BROKERS = {
-    "RabbitMQ": os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//"),
+    "RabbitMQ": BROKER,
     "Redis": os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/0"),
 }
 SETTLED = "SELECT count(*) FROM callbacks_delivery WHERE state = 'delivered'"
