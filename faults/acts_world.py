@@ -1,10 +1,14 @@
 """Faults of what the service depends on and what it is sent: DingTalk's API and pushes, clocks, handlers, rows."""
 
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
+
+from faults.databases import Database
 from faults.plan import fault
 from faults.service import WEB_NAME
 from faults.stage import Stage
@@ -84,13 +88,22 @@ def late_answers(stage: Stage) -> None:
 def refuse_rows(stage: Stage) -> None:
     """Have a unique index that only a few more events fit into, as a mistake in maintenance would."""
     for _ in range(stage.times(5)):
-        ((last,),) = stage.database.run("SELECT max(id) FROM callbacks_event")
-        stage.database.run(f"CREATE UNIQUE INDEX faults_refuses ON callbacks_event (source) WHERE id > {last + 10}")
+        while not _index_made(stage.database):
+            pass
         try:
             stage.pause(2, 3)
         finally:
             stage.database.run("DROP INDEX faults_refuses")
         stage.pause(1, 2)
+
+
+def _index_made(database: Database) -> bool:
+    ((last,),) = database.run("SELECT max(id) FROM callbacks_event")
+    try:
+        database.run(f"CREATE UNIQUE INDEX faults_refuses ON callbacks_event (source) WHERE id > {last + 10}")
+    except (sqlite3.IntegrityError, psycopg.errors.UniqueViolation):  # more than fit into it have come meanwhile
+        return False
+    return True
 
 
 def now_and_then(act: str, every: int) -> Callable[[int], dict[str, Any]]:

@@ -230,8 +230,8 @@ def _play(fault: Fault, stage: Stage) -> Tally:
             stage.settle()
             stage.service.end()
             return stage.tally()
-    except (TimeoutError, RuntimeError) as error:
-        return Tally(note=f"{stage.note.strip()} Broke off: {error}.".strip())
+    except Exception as error:  # noqa: BLE001 - a row that broke off is not sound, and keeps no other from its turn
+        return Tally(note=f"{stage.note.strip()} Broke off: {type(error).__name__}: {error}.".strip())
 
 
 @contextmanager
