@@ -34,7 +34,7 @@ class ListField(forms.CharField):
 
     def to_python(self, value: Any) -> Any:
         """Read the list."""
-        return [part.strip() for part in str(super().to_python(value)).split(",") if part.strip()]
+        return validators.listed(str(super().to_python(value)))
 
 
 class SecondsField(ListField):
@@ -67,7 +67,7 @@ class EndpointForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscripta
         help_text=_("Seconds before each further attempt, with commas; empty: RETRY_SCHEDULE."),
     )
     new_secret = _secret(_("secret"), validators.a_secret)
-    new_token = _secret(_("token"))
+    new_token = _secret(_("token"), validators.a_token)
     new_aes_key = _secret(_("aes key"), validators.an_aes_key)
 
     class Meta:
@@ -96,17 +96,17 @@ class EndpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
 
     form = EndpointForm
     change_form_template = "admin/callbacks/endpoint.html"
-    list_display = ("id", "name", "format", "url", "condition_badge", "pending", "why")
+    list_display = ("id", "name", "format", "url", "condition_badge", "pending", "dead", "why")
     list_display_links = ("id", "name")
     list_filter = ("format", "enabled", "paused")
     search_fields = ("name", "url")
     sortable_by = ()
     actions = ("test", "pause", "resume", "enable", "disable")
     buttons = (*actions, "rotate", "finish")
-    readonly_fields = ("condition_badge", "why", "pending", "preview")
+    readonly_fields = ("condition_badge", "why", "pending", "dead", "preview")
     fieldsets = (
         (None, {"fields": ("name", "url", "format")}),
-        (_("How it goes"), {"fields": ("condition_badge", "why", "pending", "preview", "enabled", "paused")}),
+        (_("How it goes"), {"fields": ("condition_badge", "why", "pending", "dead", "preview", "enabled", "paused")}),
         (_("Which events"), {"fields": ("event_types", "corp_ids", "where")}),
         (_("Standard Webhooks"), {"fields": ("new_secret",)}),
         (_("DingTalk's own protocol"), {"fields": ("owner_key", "new_token", "new_aes_key")}),
@@ -136,6 +136,11 @@ class EndpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
         """Return how many deliveries are owed to it."""
         return Delivery.objects.pending().filter(destination=endpoint.destination).count()
 
+    @admin.display(description=_("dead"))
+    def dead(self, endpoint: Endpoint) -> int:
+        """Return how many deliveries to it were given up."""
+        return Delivery.objects.filter(destination=endpoint.destination, state=Delivery.State.DEAD).count()
+
     @admin.display(description=_("preview"))
     def preview(self, endpoint: Endpoint) -> str:
         """Return how many of the newest events would have gone there."""
@@ -160,6 +165,13 @@ class EndpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
         if not obj.paused and "paused" in changed:
             circuit.resume(obj)
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """Tell beside what is removed how many pending deliveries would be dead."""
+        told, *others = super().get_deleted_objects(objs, request)
+        owed = Delivery.objects.pending().filter(destination__in=[endpoint.destination for endpoint in objs])
+        line = _("Pending deliveries, which would be dead: %(count)d") % {"count": owed.count()}
+        return [*told, line], *others
+
     def delete_model(self, request: HttpRequest, obj: Model) -> None:
         """Remove an endpoint; what is still owed to it is dead."""
         self.delete_queryset(request, Endpoint.objects.filter(pk=obj.pk))
@@ -174,14 +186,15 @@ class EndpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
     def test(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
         """Send a test event to each and explain the answers."""
         for endpoint in rows:
+            answered: dict[str, Any] = {}
             try:
-                status = relay.test(endpoint)["status"]
+                relay.test(endpoint, answered)
             except (judging.Refused, *relay.Held) as error:
-                text = _("%(name)s did not take it: %(error)s") % {"name": endpoint.name, "error": error}
-                self.message_user(request, text, messages.ERROR)
+                refused = _("%(name)s did not take it: %(error)s") % {"name": endpoint.name, "error": error}
+                self.message_user(request, refused, messages.ERROR)
             else:
-                text = _("%(name)s answered %(status)d and takes events.") % {"name": endpoint.name, "status": status}
-                self.message_user(request, text, messages.SUCCESS)
+                taken = _("%(name)s answered %(status)d and takes events.") % {"name": endpoint.name, **answered}
+                self.message_user(request, taken, messages.SUCCESS)
 
     @admin.action(description=_("Pause"), permissions=["change"])
     def pause(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
@@ -208,8 +221,14 @@ class EndpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
     def disable(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
         """Owe them nothing new and send nothing."""
         for endpoint in rows:
-            circuit.disable(endpoint, f"disabled by hand, by {request.user.get_username()}")
+            circuit.disable(endpoint, f"{circuit.BY_HAND}, by {request.user.get_username()}")
             self._note(request, endpoint, _("%(name)s is disabled: it is owed nothing new."))
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Tell the page whether there is a previous secret to drop."""
+        endpoint = context.get("original")
+        context["rotates"] = endpoint is not None and rotation.is_under_way(endpoint)
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def get_urls(self) -> list[URLPattern]:
         """Add the buttons' addresses."""
@@ -228,14 +247,22 @@ class EndpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
         endpoint = self.get_object(request, unquote(object_id))
         if endpoint is None:
             raise Http404
-        if verb == "rotate":
-            self.log_change(request, endpoint, "rotated")
-            return self._reveal(request, endpoint, rotation.rotate(endpoint))
-        if verb == "finish":
-            rotation.finish(endpoint)
-            self._note(request, endpoint, _("%(name)s is signed with its new secret only."))
-        else:
-            getattr(self, verb)(request, Endpoint.objects.filter(pk=endpoint.pk))
+        try:
+            if verb == "rotate":
+                made = rotation.rotate(endpoint)
+                self.log_change(request, endpoint, "rotated")
+                return self._reveal(request, endpoint, made)
+            if verb == "finish":
+                rotation.finish(endpoint)
+                self._note(request, endpoint, _("%(name)s is signed with its new secret only."))
+            else:
+                getattr(self, verb)(request, Endpoint.objects.filter(pk=endpoint.pk))
+        except rotation.RotationUnderWay:
+            text = _("Both secrets of %(name)s sign: drop the previous one first, when its receiver has the new one.")
+            self.message_user(request, text % {"name": endpoint.name}, messages.ERROR)
+        except rotation.NoRotation:
+            text = _("%(name)s has no previous secret, so there is nothing to drop.")
+            self.message_user(request, text % {"name": endpoint.name}, messages.ERROR)
         return HttpResponseRedirect(page_of(endpoint))
 
     def _note(self, request: HttpRequest, endpoint: Endpoint, text: Any) -> None:
@@ -250,6 +277,8 @@ class EndpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
             "endpoint": endpoint,
             "made": {_(name.replace("_", " ")): value for name, value in made.items()},
             "back": page_of(endpoint),
-            "rotates": "secret" in made and bool(Endpoint.objects.get(pk=endpoint.pk).previous_secret),
+            "rotates": rotation.is_under_way(endpoint),
+            "paused": Endpoint.objects.get(pk=endpoint.pk).paused,
+            "preview": self.preview(endpoint),
         }
         return TemplateResponse(request, "admin/callbacks/secrets.html", context)

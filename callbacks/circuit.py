@@ -20,6 +20,7 @@ from callbacks.models import Delivery, DeliveryQuerySet, Endpoint
 
 logger = logging.getLogger(__name__)
 
+BY_HAND = "disabled by hand"
 REFUSALS = 10
 REST = timedelta(seconds=30)
 DAY = timedelta(days=1)

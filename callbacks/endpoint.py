@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models.functions import Now
@@ -66,7 +67,7 @@ class Endpoint(models.Model):
 
     secret = EncryptedTextField(_("secret"), default=new_webhook_secret, blank=True, validators=[validators.a_secret])
     previous_secret = EncryptedTextField(_("previous secret"), default="", blank=True)
-    token = EncryptedTextField(_("token"), default=new_token, blank=True)
+    token = EncryptedTextField(_("token"), default=new_token, blank=True, validators=[validators.a_token])
     aes_key = EncryptedTextField(_("aes key"), default=new_aes_key, blank=True, validators=[validators.an_aes_key])
     owner_key = models.CharField(_("owner key"), max_length=128, default=default_owner_key, blank=True)
 
@@ -134,6 +135,11 @@ class Endpoint(models.Model):
 
     def __str__(self) -> str:
         return f"#{self.pk} {self.name}"
+
+    def clean(self) -> None:
+        """Demand what the format can't do without; the secrets are made where none are given."""
+        if self.format == self.Format.DINGTALK and not self.owner_key:
+            raise ValidationError({"owner_key": _("Use the app key or corp id that its receiver was written for.")})
 
     @property
     def destination(self) -> str:

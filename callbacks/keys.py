@@ -4,6 +4,7 @@ import base64
 import secrets
 import string
 
+WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - what every one begins with
 _LETTERS_AND_DIGITS = string.ascii_letters + string.digits
 # The last of 43 Base64 characters carries two unused bits; with these they are zero, as strict decoders want them.
 _CANONICAL_ENDS = "AEIMQUYcgkosw048"
@@ -26,7 +27,7 @@ def new_secret_key() -> str:
 
 def new_webhook_secret() -> str:
     """Return a secret of the Standard Webhooks form, `whsec_` and 32 random bytes in Base64."""
-    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    return WEBHOOK_SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def _random(length: int) -> str:

@@ -99,17 +99,17 @@ def send(endpoint: Endpoint, ready: Parcel, answered: dict[str, Any]) -> None:
         judging.judge_sealed(answer.status, answer.body, ready.crypto, ready.token)
 
 
-def test(endpoint: Endpoint) -> dict[str, Any]:
-    """Send a test event (DingTalk's form: `check_url`) and return the answer's status and start.
+def test(endpoint: Endpoint, answered: dict[str, Any]) -> None:
+    """Send a test event (DingTalk's form: `check_url`); the answer's status and start go into `answered`.
 
     It changes no row. Raises Refused, or what of Held kept it from being sent.
     """
-    answered: dict[str, Any] = {}
     moment = now().isoformat(timespec="milliseconds")
-    fields = {"type": TEST, "timestamp": moment, "data": {"payload": {"EventType": TEST}}}
+    nothing = dict.fromkeys(("corp_id", "subject", "identity"), "")
+    data = {"payload": {"EventType": TEST}, **nothing, "source": "test"}
+    fields = {"type": TEST, "timestamp": moment, "data": data}
     text = json.dumps({"EventType": VALIDATION_TYPES[0]})
     send(endpoint, parcel(endpoint, f"test_{uuid.uuid4().hex}", fields, text), answered)
-    return answered
 
 
 def _fields(event: Event) -> dict[str, Any]:

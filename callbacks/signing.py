@@ -34,8 +34,10 @@ class Message:
 def standard(url: str, secrets: Sequence[str], message_id: str, fields: Mapping[str, Any], now: float) -> Message:
     """Return a Standard Webhooks message with the JSON `fields`, with a signature by each of the secrets.
 
-    `now`: seconds. Raises MalformedSecret.
+    `now`: seconds. Raises MalformedSecret, also where there is no secret: nothing is sent unsigned.
     """
+    if not secrets:
+        raise MalformedSecret("it has no secret: `manage.py endpoint rotate` makes one")
     body = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
     try:
         body.encode()

@@ -10,7 +10,9 @@ from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils.timezone import localtime
 
-from callbacks import outbox
+from callbacks import circuit, outbox
+from callbacks.endpoint import PREFIX
+from callbacks.models import Delivery, Endpoint
 from callbacks.worker import kind
 from registrar import calls
 from registrar.client import DingTalkClient
@@ -41,7 +43,7 @@ def examine() -> Iterator[Finding]:
     token = _asked("token", _token)
     yield token
     yield _asked("registration", _registration) if token.fine else _unknown("registration", "token")
-    for name, look in (("worker", _worker), ("failed list", _failed_list), ("pages", _pages), ("API calls", _calls)):
+    for name, look in _IN_ROWS.items():
         yield _asked(name, look) if database.fine else _unknown(name, "database")
 
 
@@ -120,6 +122,19 @@ def _worker() -> Finding:
     return Finding("worker", True, "nothing is due for longer than a minute")
 
 
+def _endpoints() -> Finding:
+    ill = [f"{each.name} is {each.condition.value}" for each in Endpoint.objects.all() if _is_ill(each)]
+    dead = Delivery.objects.filter(state=Delivery.State.DEAD, destination__startswith=PREFIX).count()
+    seen = ", ".join([*(ill or ["none fails"]), f"dead deliveries to endpoints: {dead}"])
+    return Finding("endpoints", not ill, seen, "`manage.py endpoint list` says why" if ill else "")
+
+
+def _is_ill(endpoint: Endpoint) -> bool:
+    if endpoint.condition == Endpoint.Condition.DISABLED:
+        return bool(endpoint.disabled_because) and not endpoint.disabled_because.startswith(circuit.BY_HAND)
+    return endpoint.condition == Endpoint.Condition.FAILING
+
+
 def _failed_list() -> Finding:
     watch = FailedListWatch.objects.filter(pk=1).first()
     read = f"last read {localtime(watch.read_at):%Y-%m-%d %H:%M}" if watch and watch.read_at else "never read"
@@ -143,3 +158,12 @@ def _calls() -> Finding:
     if calls.spared():
         return Finding("API calls", False, seen, "buy more, and set DINGTALK_MONTHLY_CALLS to what there is")
     return Finding("API calls", True, seen)
+
+
+_IN_ROWS = {
+    "worker": _worker,
+    "endpoints": _endpoints,
+    "failed list": _failed_list,
+    "pages": _pages,
+    "API calls": _calls,
+}

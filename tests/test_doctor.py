@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 from pytest_django.live_server_helper import LiveServer
 
-from callbacks.models import Delivery
+from callbacks.models import Delivery, Endpoint
 from registrar import calls
 from registrar.client import DingTalkClient
 from registrar.models import ApiCalls, FailedListWatch, FailedPage
@@ -43,7 +43,8 @@ def test_a_service_that_is_well_gets_a_clean_bill_for_two_calls(simulator: Simul
     before = len(simulator.calls)
     said = document(dingtalk("doctor", "--json"))
     assert [each["name"] for each in said["findings"]] == [
-        *("settings", "database", "callback", "token", "registration", "worker", "failed list", "pages", "API calls")
+        *("settings", "database", "callback", "token", "registration", "worker", "endpoints", "failed list", "pages"),
+        "API calls",
     ]
     assert [path for _, path in simulator.calls[before:]] == ["/call_back/get_call_back"]  # the token was kept
     assert "All is well." in dingtalk("doctor").out
@@ -61,6 +62,10 @@ def test_each_thing_that_is_wrong_is_named_with_its_remedy(simulator: Simulator,
     settings.DINGTALK_CALLBACK_URL = f"{simulator.url}/elsewhere"
     owe("user_add_org")
     Delivery.objects.update(next_attempt_at=timezone.now() - timedelta(minutes=5))
+    Endpoint.objects.create(name="ERP", url="https://erp.example.com/", failing_since=timezone.now())
+    Endpoint.objects.create(
+        name="OA", url="https://oa.example.com/", enabled=False, disabled_because="disabled by hand, by admin"
+    )
     FailedPage.objects.create(raw_answer="{}")
     FailedListWatch.objects.create(pk=1, read_at=timezone.now(), failures=1)
     ApiCalls.objects.create(month=calls.this_month(), api="/topapi/processinstance/get", calls=4500)
@@ -69,15 +74,17 @@ def test_each_thing_that_is_wrong_is_named_with_its_remedy(simulator: Simulator,
         ("callback", "curl -i"),
         ("registration", "dingtalk update"),
         ("worker", "manage.py deliver"),
+        ("endpoints", "endpoint list"),
         ("failed list", "dingtalk failed"),
         ("pages", "dingtalk failed"),
         ("API calls", "DINGTALK_MONTHLY_CALLS"),
     ):
         assert not findings[name]["fine"], name
         assert remedy in findings[name]["remedy"]
+    assert findings["endpoints"]["seen"] == "ERP is failing, dead deliveries to endpoints: 0"
     said = dingtalk("doctor")
     assert said.status == 1
-    assert "wrong: 6" in said.err
+    assert "wrong: 7" in said.err
 
 
 @pytest.mark.django_db(transaction=True)

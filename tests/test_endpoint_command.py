@@ -10,6 +10,7 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from callbacks.inbox import receive
+from callbacks.keys import new_webhook_secret
 from callbacks.models import Delivery, Endpoint
 from tests.command import Said, call, document
 from tests.owed import carry_due, payload
@@ -64,6 +65,11 @@ def test_add_prints_its_secrets_where_it_is_asked_to() -> None:
         (("https://example.com/", "--timeout", "61"), "timeout"),
         (("https://example.com/", "--rate", "0"), "rate"),
         (("https://example.com/", "--secret", "whsec_"), "secret"),
+        (("https://example.com/", "--secret", "garbage"), "secret"),
+        (("https://example.com/", "--secret", "whsec_dG9vIHNob3J0"), "secret"),
+        (("https://example.com/", "--secret", f"{new_webhook_secret()}x"), "secret"),
+        (("https://example.com/", "--token", "a b"), "token"),
+        (("https://example.com/", "--format", "dingtalk", "--owner-key", ""), "owner_key"),
         (("https://example.com/", "--aes-key", "short"), "aes_key"),
         (("https://example.com/", "--retry-schedule=-1"), "retry_schedule"),
     ],
@@ -74,6 +80,19 @@ def test_what_makes_no_sense_is_named_and_nothing_made(args: tuple[str, ...], na
     assert said.status == 2
     assert said.err.startswith(f"{name}: ")
     assert not Endpoint.objects.exists()
+
+
+@pytest.mark.parametrize("option", ["--secret", "--token", "--aes-key"])
+def test_an_empty_secret_is_refused(option: str) -> None:
+    said = endpoint("add", "ERP", "https://example.com/", option, "")
+    assert (said.status, Endpoint.objects.count()) == (2, 0)
+    assert f"{option} is empty" in said.err
+
+
+def test_a_mistake_is_told_in_english_and_a_list_takes_chinese_commas() -> None:
+    assert "greater than or equal to 1" in endpoint("add", "ERP", "https://example.com/", "--rate", "0").err
+    endpoint("add", "ERP", "https://example.com/", "--event-types", "user_*，org_*、bpms_*,label_*")
+    assert Endpoint.objects.get().event_types == ["user_*", "org_*", "bpms_*", "label_*"]
 
 
 def test_list_shows_state_and_reason_and_no_secret(settings: Settings) -> None:
@@ -126,9 +145,25 @@ def test_test_explains_what_is_wrong_and_changes_nothing(settings: Settings) -> 
 
     assert [said.status for said in (sloppy, refused, blocked)] == [1, 1, 1]
     assert "answered 200 but not success: the answer is not encrypted" in sloppy.err
+    assert "and said: ok" in sloppy.err
     assert "refused" in refused.err
     assert "blocked" in blocked.err
     assert {each.condition for each in Endpoint.objects.all()} == {"ok"}
+
+
+def test_test_says_what_may_be_wrong_with_its_secret_and_what_waits() -> None:
+    with Subscriber(saying(401, "who are you?")) as erp:
+        row = made(erp.url)
+        refused = endpoint("test", "ERP")
+        erp.answer = saying(204)
+        sent(row)
+        waiting = endpoint("test", "ERP")
+        endpoint("pause", "ERP")
+        paused = endpoint("test", "ERP")
+
+    assert "answered 401 Unauthorized, and said: who are you?; its secret may differ" in refused.err
+    assert f"wait for their next try: 1; `manage.py endpoint resume {row.pk}`" in waiting.out
+    assert "it is paused" in paused.out
 
 
 def test_pause_resume_disable_enable() -> None:
@@ -164,9 +199,9 @@ def test_remove_wants_a_yes_where_something_is_pending() -> None:
     delivery = sent(row)
     refused = endpoint("remove", "ERP")
     assert (refused.status, Endpoint.objects.count()) == (2, 1)
-    assert "1 deliveries to it are pending" in refused.err
+    assert "pending deliveries to it, which would be dead: 1;" in refused.err
 
-    assert "1 deliveries given up" in endpoint("remove", "ERP", "--yes").out
+    assert "deliveries given up: 1" in endpoint("remove", "ERP", "--yes").out
     delivery.refresh_from_db()
     assert (delivery.state, Endpoint.objects.count()) == ("dead", 0)
 

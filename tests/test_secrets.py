@@ -12,7 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
-from callbacks import rotation
+from callbacks import circuit, rotation
 from callbacks.endpoint import SECRETS
 from callbacks.fields import Unreadable
 from callbacks.inbox import receive
@@ -196,9 +196,33 @@ def test_rotating_dingtalks_form_gives_a_new_pair() -> None:
     pair = rotation.rotate(endpoint)
     endpoint = Endpoint.objects.get()
     assert (endpoint.token, endpoint.aes_key) == (pair["token"], pair["aes_key"])
+    assert endpoint.paused, "it would send what its receiver can't open"
     with Subscriber(sealing(endpoint)) as oa:
         Endpoint.objects.update(url=oa.url)
-        assert carry(sent(endpoint)).state == "delivered"
+        delivery = sent(endpoint)
+        circuit.resume(endpoint)
+        assert carry(delivery).state == "delivered"
+
+
+def test_a_second_rotation_waits_for_the_end_of_the_first() -> None:
+    endpoint = made()
+    first = rotation.rotate(endpoint)["secret"]
+    with pytest.raises(rotation.RotationUnderWay, match="--finish"):
+        rotation.rotate(endpoint)
+    assert endpoint.signing_secrets() == [first, endpoint.secret]
+
+    rotation.finish(endpoint)
+    with pytest.raises(rotation.NoRotation):
+        rotation.finish(endpoint)
+
+
+def test_nothing_is_sent_unsigned() -> None:
+    with Subscriber() as erp:
+        delivery = carry(sent(made(url=erp.url, secret="")))
+
+    assert erp.requests == []
+    assert (delivery.state, delivery.attempts) == ("pending", 0)
+    assert "it has no secret" in delivery.last_error
 
 
 def test_a_filter_decides_what_is_owed() -> None:

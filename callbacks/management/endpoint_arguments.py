@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser, ArgumentTypeError
 
+from callbacks import validators
 from callbacks.models import Endpoint
 
 FIELDS = (
@@ -67,7 +68,7 @@ def fields(parser: ArgumentParser) -> None:
 
 
 def _texts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    return validators.listed(text)
 
 
 def _seconds(text: str) -> list[int]:

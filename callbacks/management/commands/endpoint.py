@@ -7,9 +7,11 @@ from typing import Any, NoReturn
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
+from django.utils.translation import override
 from rich.console import RenderableType
 
 from callbacks import circuit, judging, outbox, relay, rotation
+from callbacks.endpoint import SECRETS
 from callbacks.management import endpoint_arguments as arguments
 from callbacks.management import endpoint_words as words
 from callbacks.management.screen import Screen
@@ -61,12 +63,15 @@ def _change(options: Options) -> Told:
     changes = _given(options)
     if not changes:
         raise CommandError("say what to change, such as --url https://erp.example.com/dingtalk", returncode=2)
+    before = endpoint.format
     for name, value in changes.items():
         setattr(endpoint, name, value)
     _clean(endpoint)
     endpoint.save(update_fields=list(changes))
     told, sentence = words.preview(endpoint)
-    return {**words.facts(endpoint, reveal=False), "preview": told}, [f"endpoint {endpoint.pk} changed; {sentence}"]
+    reveal = f"its receiver needs other secrets now: `manage.py endpoint list {endpoint.pk} --reveal` shows them"
+    lines: list[RenderableType] = [f"endpoint {endpoint.pk} changed; {sentence}"]
+    return {**words.facts(endpoint, reveal=False), "preview": told}, lines + [reveal] * (endpoint.format != before)
 
 
 def _list(options: Options) -> Told:
@@ -81,17 +86,18 @@ def _list(options: Options) -> Told:
 
 def _test(options: Options) -> Told:
     endpoint = _one(options["endpoint"])
+    answered: dict[str, Any] = {}
     try:
-        answered = relay.test(endpoint)
+        relay.test(endpoint, answered)
     except judging.Refused as error:
-        _refuse(endpoint, str(error), "mend that, and test again; nothing else was changed")
+        _refuse(endpoint, words.said(error, answered), _remedy(endpoint, answered))
     except relay.Held as error:
         _refuse(endpoint, str(error), "nothing was sent")
     what = (
         "check_url, sealed" if endpoint.format == Endpoint.Format.DINGTALK else "a signed event of type endpoint_test"
     )
     line = f"sent {what}; {endpoint.name} answered {answered['status']} and takes events"
-    return {"taken": True, **answered}, [line]
+    return {"taken": True, **answered}, [line, *words.waiting(endpoint)]
 
 
 def _pause(options: Options) -> Told:
@@ -107,19 +113,23 @@ def _enable(options: Options) -> Told:
 
 
 def _disable(options: Options) -> Told:
-    by_hand = "disabled by hand"
-    return _after(options, lambda endpoint: circuit.disable(endpoint, by_hand), "disabled: it is owed nothing new")
+    return _after(
+        options, lambda endpoint: circuit.disable(endpoint, circuit.BY_HAND), "disabled: it is owed nothing new"
+    )
 
 
 def _rotate(options: Options) -> Told:
     endpoint = _one(options["endpoint"])
-    if options["finish"]:
-        rotation.finish(endpoint)
-        return words.facts(endpoint, reveal=False), [f"endpoint {endpoint.pk} is signed with its new secret only"]
-    made = rotation.rotate(endpoint)
+    try:
+        if options["finish"]:
+            rotation.finish(endpoint)
+            return words.facts(endpoint, reveal=False), [f"endpoint {endpoint.pk} is signed with its new secret only"]
+        made = rotation.rotate(endpoint)
+    except (rotation.RotationUnderWay, rotation.NoRotation) as error:
+        raise CommandError(f"endpoint {endpoint.pk}: {error}; nothing was changed") from None
     shown = [f"{name}: {value if options['reveal'] else words.MASK}" for name, value in made.items()]
     if endpoint.format == Endpoint.Format.DINGTALK:
-        step = "put the pair into its receiver; until then it refuses, and its deliveries wait"
+        step = f"it is paused: put the pair into its receiver, then `manage.py endpoint resume {endpoint.pk}`"
     else:
         step = f"both secrets sign until `manage.py endpoint rotate {endpoint.pk} --finish`"
     hint = [] if options["reveal"] else [f"`manage.py endpoint list {endpoint.pk} --reveal` shows it"]
@@ -133,13 +143,13 @@ def _remove(options: Options) -> Told:
     count = pending.count()
     if count and not options["yes"]:
         raise CommandError(
-            f"{count} deliveries to it are pending and would be dead: add --yes, or pause it; nothing was changed",
+            f"pending deliveries to it, which would be dead: {count}; add --yes if they may be, nothing was changed",
             returncode=2,
         )
     number, destination = endpoint.pk, endpoint.destination
     endpoint.delete()
     given_up = outbox.give_up(Delivery.objects.filter(destination=destination), by=f"endpoint remove {number}")
-    return {"removed": number, "given_up": given_up}, [f"endpoint {number} removed; {given_up} deliveries given up"]
+    return {"removed": number, "given_up": given_up}, [f"endpoint {number} removed; deliveries given up: {given_up}"]
 
 
 def _reencrypt(options: Options) -> Told:
@@ -168,17 +178,30 @@ def _one(text: str) -> Endpoint:
 
 
 def _given(options: Options) -> dict[str, Any]:
-    """Return the fields that were given."""
+    """Return the fields that were given; an empty secret is a shell's variable that is not set."""
     given = {name: options[name] for name in arguments.FIELDS if options.get(name) is not None}
+    empty = [name for name in SECRETS if given.get(name) == ""]
+    if empty:
+        option = f"--{empty[0].replace('_', '-')}"
+        raise CommandError(
+            f"{option} is empty: leave it out for a fresh one, or `manage.py endpoint rotate`", returncode=2
+        )
     return {**given, "where": dict(given["where"])} if "where" in given else given
 
 
 def _clean(endpoint: Endpoint) -> None:
-    try:
-        endpoint.full_clean(exclude=endpoint.get_deferred_fields())
-    except ValidationError as error:
-        told = [f"{name}: {' '.join(texts)}" for name, texts in error.message_dict.items()]
-        raise CommandError("; ".join(told), returncode=2) from None
+    with override("en"):  # as everything else that commands say
+        try:
+            endpoint.full_clean(exclude=endpoint.get_deferred_fields())
+        except ValidationError as error:
+            told = [f"{name}: {' '.join(texts)}" for name, texts in error.message_dict.items()]
+            raise CommandError("; ".join(told), returncode=2) from None
+
+
+def _remedy(endpoint: Endpoint, answered: Options) -> str:
+    if answered.get("status") in (401, 403):
+        return f"its secret may differ from this one's: `manage.py endpoint list {endpoint.pk} --reveal` shows it"
+    return "test again when that is mended; nothing was changed"
 
 
 def _refuse(endpoint: Endpoint, line: str, step: str) -> NoReturn:
