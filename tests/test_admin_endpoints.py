@@ -65,12 +65,14 @@ def test_a_new_endpoint_shows_its_secret_once(admin_client: Client) -> None:
         {"timeout": "600"},
         {"new_aes_key": "short"},
         {"new_secret": "whsec_"},
+        {"new_token": "两个字"},
+        {"format": "dingtalk", "owner_key": ""},
     ],
 )
 def test_a_mistake_is_shown_beside_its_field(mistake: dict[str, str], admin_client: Client) -> None:
     response = admin_client.post(f"{LIST}add/", filled_in(**mistake))
 
-    assert set(response.context["adminform"].form.errors) == set(mistake)
+    assert set(response.context["adminform"].form.errors) == set(mistake) - {"format"}
     assert not Endpoint.objects.exists()
 
 
@@ -142,8 +144,18 @@ def test_a_new_secret_is_shown_once_and_the_previous_one_can_be_dropped(admin_cl
     assert rotated.secret in shown
     assert rotated.previous_secret == endpoint.secret
     assert rotated.secret not in page(admin_client, f"{LIST}{endpoint.pk}/change/")
+    assert "先弃用旧密钥" in press(admin_client, endpoint, "rotate")
+    assert Endpoint.objects.get().secret == rotated.secret
+    assert "../finish/" in page(admin_client, f"{LIST}{endpoint.pk}/change/")
     press(admin_client, endpoint, "finish")
     assert Endpoint.objects.get().previous_secret == ""
+    assert "../finish/" not in page(admin_client, f"{LIST}{endpoint.pk}/change/")
+
+
+def test_a_new_pair_pauses_the_endpoint_until_its_receiver_has_it(admin_client: Client) -> None:
+    endpoint = made(format="dingtalk")
+    assert "已暂停" in press(admin_client, endpoint, "rotate")
+    assert Endpoint.objects.get().paused
 
 
 def test_the_list_acts_on_several(admin_client: Client) -> None:
@@ -156,6 +168,7 @@ def test_the_list_acts_on_several(admin_client: Client) -> None:
 def test_removing_one_leaves_what_was_owed_to_it_dead(admin_client: Client) -> None:
     endpoint = made()
     delivery = sent(endpoint)
+    assert "将被放弃的：1" in page(admin_client, f"{LIST}{endpoint.pk}/delete/")
     admin_client.post(f"{LIST}{endpoint.pk}/delete/", {"post": "yes"})
 
     assert not Endpoint.objects.exists()

@@ -111,7 +111,9 @@ public class DingTalkReceiver {
         }
         String encrypt = found.group(1).replace("\\/", "/");
         String expected = signature(query.get("timestamp"), query.get("nonce"), encrypt);
-        if (!MessageDigest.isEqual(expected.getBytes(), query.get("msg_signature").getBytes())) {
+        // DingTalk itself, where the callback was registered through the API, sends `signature` only
+        String given = query.getOrDefault("msg_signature", query.get("signature"));
+        if (!MessageDigest.isEqual(expected.getBytes(), given.getBytes())) {
             return null;
         }
         handle(unseal(encrypt));

@@ -53,7 +53,8 @@ async function receive(request, response) {
   for await (const piece of request) pieces.push(piece);
   const { encrypt } = JSON.parse(Buffer.concat(pieces));
   const expected = Buffer.from(signature(query.get("timestamp"), query.get("nonce"), encrypt));
-  const given = Buffer.from(query.get("msg_signature"));
+  // DingTalk itself, where the callback was registered through the API, sends `signature` only
+  const given = Buffer.from(query.get("msg_signature") ?? query.get("signature"));
   if (given.length !== expected.length || !timingSafeEqual(given, expected)) return response.writeHead(401).end();
   handle(unseal(encrypt));
   // 200 and a sealed `success`: taken, and not sent again; anything else: sent again later
@@ -61,5 +62,8 @@ async function receive(request, response) {
 }
 
 createServer((request, response) => {
-  receive(request, response).catch(() => response.writeHead(500).end());
+  receive(request, response).catch((error) => {
+    console.error(`not taken; do the aes key and the owner key match? ${error}`);
+    response.writeHead(500).end();
+  });
 }).listen(Number(process.env.PORT ?? 8080));

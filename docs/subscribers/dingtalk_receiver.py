@@ -67,10 +67,17 @@ class Receiver(BaseHTTPRequestHandler):
         query = parse_qs(urlsplit(self.path).query)
         encrypt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["encrypt"]
         expected = signature(query["timestamp"][0], query["nonce"][0], encrypt)
-        if not hmac.compare_digest(expected, query["msg_signature"][0]):
-            self.answer(401, {"error": "wrong signature"})
+        # DingTalk itself, where the callback was registered through the API, sends `signature` only
+        given = query.get("msg_signature") or query["signature"]
+        if not hmac.compare_digest(expected, given[0]):
+            self.answer(401, {"error": "wrong signature: does the token match?"})
             return
-        handle(unseal(encrypt))
+        try:
+            text = unseal(encrypt)
+        except (ValueError, IndexError):
+            self.answer(400, {"error": "can't be opened: do the aes key and the owner key match?"})
+            return
+        handle(text)
         self.answer(200, seal("success"))
 
     def answer(self, status: int, fields: dict[str, str]) -> None:

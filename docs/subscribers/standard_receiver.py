@@ -32,7 +32,8 @@ class Receiver(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
             WEBHOOK.verify(body, dict(self.headers.items()))
-        except WebhookVerificationError:
+        except WebhookVerificationError as error:
+            print(f"refused: {error}", flush=True)
             self.answer(401)
             return
         handle(self.headers["webhook-id"], json.loads(body))
