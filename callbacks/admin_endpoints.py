@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
+from django.contrib.admin.widgets import AdminTextInputWidget
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 class ListField(forms.CharField):
     """A list of texts, written with commas."""
+
+    widget = AdminTextInputWidget
 
     def prepare_value(self, value: Any) -> Any:
         """Write the list."""
@@ -164,6 +167,16 @@ class EndpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
             circuit.enable(obj)
         if not obj.paused and "paused" in changed:
             circuit.resume(obj)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Say nothing of how it goes before it is there."""
+        if obj is not None:
+            return self.fieldsets
+        seen = set(self.readonly_fields)
+        return [
+            (title, {**options, "fields": [name for name in options["fields"] if name not in seen]})
+            for title, options in self.fieldsets
+        ]
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Tell beside what is removed how many pending deliveries would be dead."""

@@ -43,6 +43,7 @@ def filled_in(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_new_endpoint_shows_its_secret_once(admin_client: Client) -> None:
+    assert "会发往此处" not in page(admin_client, f"{LIST}add/")
     given = filled_in(event_types="org_dept_*, user_add_org", retry_schedule="5, 60", where='{"type": "finish"}')
     response = admin_client.post(f"{LIST}add/", given)
 
