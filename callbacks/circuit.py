@@ -43,9 +43,9 @@ def turn(destination: str, wanted: int) -> Turn:
     """Return what a claim of `wanted` may take, in a transaction; an endpoint's row is locked until that ends."""
     if not endpoints.is_one(destination):
         return Turn(wanted)
-    row = _locked(destination, still_open=True)
+    row = _locked(destination, to_claim=True)
     if row is None:
-        # one that is gone takes them all: each attempt finds that out
+        # Another worker claims of it at this moment. One that is gone takes them all: each attempt finds that out.
         return Turn(0 if endpoints.find(destination) else wanted)
     endpoint, now = row
     rows = Delivery.objects.pending().filter(destination=destination, lease_token__isnull=False)
@@ -174,8 +174,12 @@ def _clean() -> dict[str, Any]:
     return {"refusals": 0, "failing_since": None, "rests_until": None, "last_error": ""}
 
 
-def _locked(destination: str, *, still_open: bool = False) -> tuple[Endpoint, datetime] | None:
-    """Return an endpoint's row, locked until the transaction ends, and the database's time."""
-    rows = Endpoint.objects.open() if still_open else Endpoint.objects.all()
-    row = rows.filter(pk=endpoints.number_of(destination)).select_for_update().annotate(now=Now()).first()
+def _locked(destination: str, *, to_claim: bool = False) -> tuple[Endpoint, datetime] | None:
+    """Return an endpoint's row, locked until the transaction ends, and the database's time.
+
+    `to_claim`: only where it is open, and where no other worker claims of it.
+    """
+    rows = Endpoint.objects.open() if to_claim else Endpoint.objects.all()
+    locked = rows.filter(pk=endpoints.number_of(destination)).select_for_update(skip_locked=to_claim)
+    row = locked.annotate(now=Now()).first()
     return (row, row.now) if row else None

@@ -69,6 +69,8 @@ class Feeder:
         self._fairness = Fairness(ahead)
         self._quick: set[str] = set()
         self._deserted = False
+        self._warn_at = 0.0
+        self._stands_by = False
         self._renew_at = 0.0
         self._publish_at = 0.0
         self._pause = 0.0
@@ -100,10 +102,12 @@ class Feeder:
         try:
             close_old_connections()
             with duty.hold(DUTY) as renew:
+                self._stands_by = False
                 logger.info("this feeder acts, %s ahead for each destination", self._ahead)
                 self._act(renew)
         except duty.DutyHeld as error:
-            logger.debug("standing by: %s", error)
+            logger.log(logging.DEBUG if self._stands_by else logging.INFO, "this feeder stands by: %s", error)
+            self._stands_by = True
             return STAND_BY
         except Error as error:
             logger.error("the database refuses, trying again in %.0f s: %s", AFTER_DATABASE_ERROR, kind(error))
@@ -211,11 +215,13 @@ class Feeder:
         given_back = self._take_back(expired)
         if given_back and not any(each.running_since for each in self._published.values()):
             self._deserted = True
-            logger.warning(
-                "none of %s messages was started in %.0f s: does a worker run (`celery -A dingcallback worker`)?",
-                given_back,
-                EXPIRES_AFTER,
-            )
+            if time.monotonic() >= self._warn_at:
+                self._warn_at = time.monotonic() + EXPIRES_AFTER
+                logger.warning(
+                    "none of %s messages was started in %.0f s: does a worker run (`celery -A dingcallback worker`)?",
+                    given_back,
+                    EXPIRES_AFTER,
+                )
 
     def _take_back(self, unstarted: dict[int, UUID]) -> int:
         given_back = handover.give_back(unstarted) if unstarted else 0

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from callbacks.dingcrypto import CallbackError
 from callbacks.endpoint import Endpoint as Endpoint  # noqa: PLC0414 - it is one of the rows
-from callbacks.payload import storable
+from callbacks.payload import Fields, storable
 
 LEASE = timedelta(seconds=30)
 
@@ -59,6 +59,13 @@ class Event(models.Model):
         if not self._state.adding:
             raise TypeError("an Event is a fact and is never changed; nothing may save it twice")
         super().save(**kwargs)
+
+    def field(self, name: str) -> Any:
+        """Return the payload's value of this name in any case, None where it has none.
+
+        DingTalk writes `userId` or `UserId`, as the way of subscribing is.
+        """
+        return Fields(self.payload).get(name)
 
 
 class DeliveryQuerySet(models.QuerySet["Delivery"]):

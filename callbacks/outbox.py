@@ -13,9 +13,10 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
-from callbacks import circuit, due, endpoint, order, relay, settling
+from callbacks import circuit, due, endpoint, idleness, order, relay, settling
 from callbacks.batches import MOST_ROWS, batches, ids_of
 from callbacks.models import LEASE, Attempt, Delivery, DeliveryQuerySet, LeaseLost, storable_result
 from callbacks.routing import GiveUp, Handler, RetryLater, router
@@ -82,6 +83,7 @@ def _close_lost(taken: DeliveryQuerySet) -> None:
     if lost and running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error):
         for delivery in taken.filter(pk__in=lost).select_related("event"):
             if endpoint.is_one(delivery.destination) or delivery.attempts <= len(_schedule(delivery)):
+                log(delivery, f"attempt {delivery.attempts} was lost: {error}", logging.WARNING)
                 continue  # what is sent to an endpoint takes down no process
             settle(delivery, **settling.settled(Delivery.State.DEAD, error))
             log(delivery, f"dead after {delivery.attempts} attempts: {error}", logging.ERROR)
@@ -113,10 +115,11 @@ def attempt(delivery: Delivery, worker: str) -> bool:
 
 def _attempt(handler: Handler, delivery: Delivery, started: Attempt) -> bool:
     try:
-        if handler.atomic:
-            _run_atomic(handler, delivery, started)
-        else:
-            result = _run(handler, delivery)
+        with idleness.of_a_handler(time_limit(delivery)):
+            if handler.atomic:
+                _run_atomic(handler, delivery, started)
+            else:
+                result = _run(handler, delivery)
     except LeaseLost:
         raise
     except BaseException as error:  # noqa: BLE001 - a handler may raise anything, SystemExit too, with the same fate
@@ -130,7 +133,9 @@ def _attempt(handler: Handler, delivery: Delivery, started: Attempt) -> bool:
 
 def time_out(delivery: Delivery) -> None:
     """Settle a delivery whose handler hangs as failed; the caller ends the process that the handler hangs in."""
-    error = TimeoutError(f"the handler took longer than HANDLER_TIMEOUT ({time_limit(delivery):g} s)")
+    handler = router.find(delivery.destination)
+    limit = "its timeout" if handler and handler.timeout else "HANDLER_TIMEOUT"
+    error = TimeoutError(f"the handler took longer than {limit} ({time_limit(delivery):g} s)")
     running = Attempt.objects.filter(delivery=delivery, outcome=Attempt.Outcome.RUNNING)
     for started in running.order_by("-id")[:1]:
         _fail(delivery, started, error)
@@ -184,15 +189,21 @@ def _lock_free(ids: list[int], **conditions: Any) -> list[int]:
 
 
 def unattended() -> int:
-    """Return how many deliveries have been due for a minute with no sign of a worker; 0 where one is at work."""
-    overdue = Delivery.objects.due().filter(next_attempt_at__lte=Now() - OVERDUE, destination__in=due.destinations())
-    if not overdue.exists():
+    """Return how many deliveries have been due for a minute with no sign of a worker; 0 where one is at work.
+
+    Those that a feeder has published and nobody has started are among them.
+    """
+    since = Delivery.objects.pending().filter(next_attempt_at__lte=Now() - OVERDUE)
+    overdue = since.free().filter(destination__in=due.destinations())
+    running = Attempt.objects.filter(delivery=OuterRef("pk"), outcome=Attempt.Outcome.RUNNING)
+    unstarted = since.held().filter(~Exists(running))
+    if not overdue.exists() and not unstarted.exists():
         return 0
     at_work = OVERDUE + timedelta(seconds=settings.HANDLER_TIMEOUT)
     newest = Attempt.objects.order_by("-id").values("pk")[:1]
     if Attempt.objects.filter(pk__in=newest, started_at__gt=Now() - at_work).exists():
         return 0
-    return overdue.count()
+    return overdue.count() + unstarted.count()
 
 
 def time_limit(delivery: Delivery) -> float:
@@ -227,19 +238,11 @@ def _run(handler: Handler, delivery: Delivery) -> dict[str, Any] | None:
 
 def _run_atomic(handler: Handler, delivery: Delivery, started: Attempt) -> None:
     with transaction.atomic():
-        _limit_idleness(time_limit(delivery))
         began = time.monotonic()
         try:
             deliver(delivery, started, _run(handler, delivery))
         finally:
             _blame(handler, time.monotonic() - began)
-
-
-def _limit_idleness(seconds: float) -> None:
-    """Let PostgreSQL end this transaction, and free its locks, where the process behind it is stopped."""
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {int((seconds + 10) * 1000)}")
 
 
 def _blame(handler: Handler, held: float) -> None:
@@ -255,7 +258,7 @@ def _blame(handler: Handler, held: float) -> None:
 def _no_handler(delivery: Delivery) -> None:
     """Leave a delivery whose handler is gone for later, without using up an attempt."""
     name = delivery.destination.removeprefix("handler:")
-    line = f"no handler {name}: is its app in INSTALLED_APPS, or was the function renamed?"
+    line = f"no handler {name}: restart the workers if it is new; else, is its app in EXTRA_APPS, or was it renamed?"
     with transaction.atomic():
         settle(delivery, **settling.due(Now() + NO_HANDLER_DELAY, line))
     log(delivery, f"put back: {line}", logging.ERROR)

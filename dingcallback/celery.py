@@ -11,6 +11,7 @@ from celery import Celery
 from celery.signals import celeryd_init, setup_logging
 from django.conf import settings
 
+from callbacks import idleness
 from dingcallback.startup import refuse_unsound_settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "dingcallback.settings")
@@ -37,11 +38,15 @@ else:
 
 @celeryd_init.connect
 def _refuse_unsound_settings(**_: Any) -> None:
-    """Let no worker start with settings that stop everything else, or at a broker that nobody named."""
+    """Let no worker start with settings that stop everything else, or at a broker that nobody named.
+
+    Its processes are made from this one, and have its limits.
+    """
     if not settings.CELERY_BROKER_URL and not settings.ENVIRONMENT_ERRORS:
         sys.stderr.write("CELERY_BROKER_URL is empty: set it to your broker's address, or run `manage.py deliver`\n")
         sys.exit(1)
     refuse_unsound_settings()
+    idleness.limit()
 
 
 @setup_logging.connect

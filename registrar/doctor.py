@@ -11,12 +11,11 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils.timezone import localtime
 
 from callbacks import circuit, outbox
-from callbacks.endpoint import PREFIX
 from callbacks.models import Delivery, Endpoint
 from callbacks.worker import kind
 from registrar import calls
 from registrar.client import DingTalkClient
-from registrar.errors import DingTalkError, NotRegistered
+from registrar.errors import DingTalkError, NotReached, NotRegistered
 from registrar.models import FailedListWatch, FailedPage
 from registrar.registration import Registration, differences
 from registrar.transport import exchange
@@ -88,15 +87,18 @@ def _callback() -> Finding:
     url = settings.DINGTALK_CALLBACK_URL
     if not url:
         return Finding("callback", True, "DINGTALK_CALLBACK_URL is not set, so its address was not tried from here")
-    status, body = exchange("GET", url, {}, TIMEOUT)
+    start = "start the web server (`manage.py serve`), let no proxy redirect, and `curl -i` the address from outside"
+    try:
+        status, body = exchange("GET", url, {}, TIMEOUT)
+    except NotReached as error:
+        return Finding("callback", False, f"{error.code}: {error.cause}", start)
     try:
         lives = status == 200 and json.loads(body).get("code") == 200
     except (ValueError, AttributeError):
         lives = False
     if lives:
         return Finding("callback", True, f"{url} answers from here, which is not to say from the internet")
-    remedy = "start the web server, let no proxy redirect, and `curl -i` the address from outside"
-    return Finding("callback", False, f"{url} answers HTTP {status}, and not as this service does", remedy)
+    return Finding("callback", False, f"{url} answers HTTP {status}, and not as this service does", start)
 
 
 def _token() -> Finding:
@@ -118,15 +120,21 @@ def _registration() -> Finding:
 def _worker() -> Finding:
     count = outbox.unattended()
     if count:
-        return Finding("worker", False, f"{count} deliveries are due and nobody carries them", "`manage.py deliver`")
+        feeds = "`manage.py deliver --feed`, and `celery -A dingcallback worker`"
+        remedy = feeds if settings.CELERY_BROKER_URL else "`manage.py deliver`"
+        return Finding("worker", False, f"{count} deliveries are due and nobody carries them", remedy)
     return Finding("worker", True, "nothing is due for longer than a minute")
+
+
+def _deliveries() -> Finding:
+    count = Delivery.objects.filter(state=Delivery.State.DEAD).count()
+    seen = f"dead: {count}; `manage.py redeliver --state dead` shows them" if count else "none is dead"
+    return Finding("deliveries", True, seen)
 
 
 def _endpoints() -> Finding:
     ill = [f"{each.name} is {each.condition.value}" for each in Endpoint.objects.all() if _is_ill(each)]
-    dead = Delivery.objects.filter(state=Delivery.State.DEAD, destination__startswith=PREFIX).count()
-    seen = ", ".join([*(ill or ["none fails"]), f"dead deliveries to endpoints: {dead}"])
-    return Finding("endpoints", not ill, seen, "`manage.py endpoint list` says why" if ill else "")
+    return Finding("endpoints", not ill, ", ".join(ill) or "none fails", "`manage.py endpoint list` says why")
 
 
 def _is_ill(endpoint: Endpoint) -> bool:
@@ -162,6 +170,7 @@ def _calls() -> Finding:
 
 _IN_ROWS = {
     "worker": _worker,
+    "deliveries": _deliveries,
     "endpoints": _endpoints,
     "failed list": _failed_list,
     "pages": _pages,

@@ -113,7 +113,7 @@ def test_a_handler_that_hangs_or_ends_its_process_has_failed_and_the_others_go_o
         ((outcome, error),) = attempts(hanging)
         assert (outcome, error.strip()) == (
             "failed",
-            "TimeoutError: the handler took longer than HANDLER_TIMEOUT (2 s)",
+            "TimeoutError: the handler took longer than its timeout (2 s)",
         )
         assert [outcome for outcome, _ in attempts(ending)] == ["running"], "its lease says how long"
 

@@ -3,13 +3,16 @@
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from django.utils.timezone import now
 from pytest_django import Settings
 
-from callbacks import circuit, due, outbox, settling
+from callbacks import circuit, deadline, due, outbox, settling
 from callbacks.models import Attempt, Delivery, Endpoint
-from tests.owed import WORKER, carry, carry_due, expire_leases, in_threads
+from tests.owed import WORKER, carry, carry_due, expire_leases, in_threads, owe
+from tests.processes import database_url
+from tests.settings import DATABASE
 from tests.subscriber import Subscriber, saying, sent
 
 pytestmark = pytest.mark.django_db
@@ -265,3 +268,16 @@ def test_a_rate_is_kept_and_a_second_of_it_may_come_at_once() -> None:
     assert endpoint.slow_until - now() < SECOND
     Endpoint.objects.update(slow_until=now() - SECOND, rate=6)
     assert [len(outbox.claim(10)) for _ in range(2)] == [1, 0]
+
+
+@pytest.mark.skipif(DATABASE != "postgresql", reason="SQLite has no row locks")
+@committed
+def test_a_claim_passes_over_an_endpoint_of_which_another_worker_claims() -> None:
+    with Subscriber() as erp:
+        row = endpoint_at(erp.url, event_types=["label_*"])
+        delivery, other = sent(row), owe("shop_plain")
+        with psycopg.connect(database_url()) as worker:
+            worker.execute(f"SELECT 1 FROM callbacks_endpoint WHERE id = {row.pk} FOR UPDATE")
+            with deadline.within(5):
+                assert outbox.claim(10) == [other]
+        assert outbox.claim(10) == [delivery]

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from django.db import connection
 from django.utils.timezone import now
@@ -246,3 +247,32 @@ def end_other_connections() -> None:
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         assert cursor.fetchone()[0] >= 1
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite's lock ends with nothing but its process")
+def test_a_worker_that_is_stopped_in_a_transaction_holds_up_the_others_for_seconds_only(log: Path, gate: Gate) -> None:
+    delivery = owe("shop_plain", act="fetch", url=gate.url("slow"))
+    with deliver(log) as process, psycopg.connect(database_url()) as other:
+        wait_until(lambda: gate.waiting)
+        row = f"SELECT pg_backend_pid() FROM callbacks_delivery WHERE id = {delivery.pk} FOR UPDATE"
+        ((own,),) = other.execute(row).fetchall()
+        gate.let_through("slow")
+        wait_until(lambda: blocked_by(own))
+        (child,) = children(process)
+        os.kill(child, signal.SIGSTOP)
+        try:
+            other.rollback()  # the worker's transaction gets the row, and the worker does not go on
+            wait_until(lambda: not blocked_by(own))
+            other.execute("SET lock_timeout = '30s'")
+            assert other.execute(row).fetchall()
+        finally:
+            other.rollback()
+            os.kill(child, signal.SIGCONT)
+        wait_until(lambda: expire_leases() == 0)  # which the worker prolongs once more when it goes on
+    assert delivered(delivery)
+
+
+def blocked_by(backend: int) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))", [backend])
+        return bool(cursor.fetchall()[0][0])

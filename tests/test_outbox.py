@@ -663,7 +663,7 @@ def test_a_handler_that_is_gone_uses_up_no_attempt_and_is_put_back_with_an_error
 
     assert (delivery.state, delivery.attempts, delivery.lease_token) == ("pending", 1, None)
     assert "no handler shop_of_last_year.handlers.sell" in delivery.last_error
-    assert "INSTALLED_APPS" in delivery.last_error
+    assert "EXTRA_APPS" in delivery.last_error
     assert delivery.next_attempt_at
     assert delivery.next_attempt_at > now() + 60 * SECOND
     assert attempts(delivery) == []
@@ -741,13 +741,17 @@ def test_a_backlog_that_a_worker_carries_is_not_unattended(settings: Settings) -
     assert outbox.unattended() == 1
 
 
-def test_what_a_worker_holds_is_not_unattended() -> None:
+def test_what_a_worker_is_at_is_not_unattended_and_what_nobody_has_started_is() -> None:
     held = claimed(owe("shop_plain"))
     Delivery.objects.update(next_attempt_at=Now() - 61 * SECOND)
-    assert outbox.unattended() == 0
+    assert outbox.unattended() == 1, "a feeder may hold it, and no worker be there to start it"
 
+    attempt = settling.start(held, WORKER)
+    Attempt.objects.update(started_at=Now() - timedelta(hours=1))
+    assert outbox.unattended() == 0, "its handler may take long"
+
+    Attempt.objects.filter(pk=attempt.pk).update(outcome="lost")
     Delivery.objects.filter(pk=held.pk).update(leased_until=Now())
-
     assert outbox.unattended() == 1
 
 

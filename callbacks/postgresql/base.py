@@ -1,6 +1,7 @@
 """Django's PostgreSQL backend, whose waits end at the thread's deadline and whose crowd knocks at no closed door.
 
-A server that stalls ignores its own time-outs, and a network that swallows packets tells nobody.
+A server that stalls ignores its own time-outs, and a network that swallows packets tells nobody. The other way round,
+the server ends a transaction whose process does nothing any more.
 """
 
 import threading
@@ -10,7 +11,7 @@ import psycopg
 from django.db.backends.postgresql import base
 from psycopg.abc import RV, PQGen
 
-from callbacks import deadline
+from callbacks import deadline, idleness
 
 # How long the others wait for the one that tries to connect: longer than it takes where the server is well again.
 MOMENT = 0.2
@@ -62,6 +63,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if deadline.is_set():
             deadline.leave(deadline.ENOUGH)
         return connection
+
+    def _start_transaction_under_autocommit(self) -> None:
+        """Begin a transaction and limit its idleness, with one message; nothing of it is left to the session."""
+        seconds = idleness.limited_to()
+        limit = f"; SET LOCAL idle_in_transaction_session_timeout = {int(seconds * 1000)}" if seconds else ""
+        with self.wrap_database_errors:
+            self.connection.execute(f"BEGIN{limit}")
 
     def _try_to_connect(self) -> None:
         try:

@@ -16,6 +16,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error
 from django.utils.module_loading import import_string
 
+from callbacks import idleness
 from callbacks.feeder import Feeder, Publish
 from callbacks.supervisor import say_hung, say_orderly, stop_with_parent, supervise
 from callbacks.worker import Ending, Worker, kind
@@ -54,6 +55,7 @@ class Command(BaseCommand):
         if options["child"] is None:
             given = [f"--{name}" for name in ("feed", "once") if options[name]]
             sys.exit(supervise([*given, "--threads", str(options["threads"])]))
+        idleness.limit()
         if options["feed"]:
             self._feed(options)
         self._work(options)
