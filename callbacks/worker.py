@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ POLL = 0.5
 AGAIN = 0.02
 AFTER_DATABASE_ERROR = 1.0
 GRACE = 8.0
+TABLE_MISSING = re.compile(r"no such table|relation .* does not exist")
 
 
 class Ending(Enum):
@@ -212,5 +214,7 @@ def keep_leases(held: Callable[[], Iterable[Delivery]], done: threading.Event) -
 
 
 def kind(error: Exception) -> str:
-    """Return an error's kind and first line: what follows may quote rows."""
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    """Return an error's kind and first line, as what follows may quote rows; where tables are missing, the remedy."""
+    line = str(error).strip().partition("\n")[0]
+    remedy = " (`manage.py migrate` makes the tables)" if TABLE_MISSING.search(line) else ""
+    return f"{type(error).__name__}: {line}{remedy}"

@@ -64,6 +64,9 @@ def _require_success(url: str, status: int, answer: bytes) -> None:
         raise Refused(
             f"HTTP {status}", "", "the address redirects, which DingTalk refuses", f"push to where {url} leads"
         )
+    if said.startswith("<"):
+        step = "check the address: it ends with /dingtalk/callback/ as a rule"
+        raise Refused(f"HTTP {status}", "", "a web page answered, and not the callback", step)
     if status != 200:
         step = "mend what it names; the web server's log says more"
         raise Refused(f"HTTP {status}", said, "the push was not acknowledged", step)

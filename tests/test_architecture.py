@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Bottom first: a module may import from its own floor and from those below. Floor 0 knows no Django.
 FLOORS = {
     "callbacks": [
-        "addresses dingcrypto judging keys payload routing signing",
+        "addresses dingcrypto idleness judging keys payload routing signing",
         "connections endpoint fields filters models outward validators migrations.*",
         "batches chores circuit deadline due duty handover inbox lapse latecomer order outbox postgresql.* preview "
         "pruning relay rotation settling sqlite.*",

@@ -89,7 +89,7 @@ def test_once_on_a_database_that_is_not_migrated_exits_with_1_and_one_line(tmp_p
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert "callbacks_delivery" in line
-    assert "is it up, and migrated?" in line
+    assert "`manage.py migrate` makes the tables" in line
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "many"])

@@ -77,13 +77,15 @@ def test_trigger_tells_why_a_push_was_not_acknowledged(service: str, settings: A
     assert (refused.status, "HTTP 405" in refused.err) == (1, True)
     redirected = dingtalk("trigger", "user_add_org", "--url", service.replace("/dingtalk/callback/", "/admin"))
     assert "redirects" in redirected.err
+    page = dingtalk("trigger", "user_add_org", "--url", service.replace("/dingtalk/callback/", "/admin/login/"))
+    assert "a web page answered" in page.err
     nobody = dingtalk("trigger", "user_add_org", "--url", "http://127.0.0.1:1/dingtalk/callback/")
     assert "make run" in nobody.err
     with Receiver(lambda opened: (200, {}, "success")) as plain:
         plain.keyring = credentials.keyring()
         said = dingtalk("trigger", "user_add_org", "--url", plain.url)
     assert "no encrypted `success`" in said.err
-    for one in (refused, redirected, nobody, said):
+    for one in (refused, redirected, page, nobody, said):
         assert one.status == 1
         assert len(one.err.splitlines()) == 1
         assert settings.DINGTALK_TOKEN not in one.err

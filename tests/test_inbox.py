@@ -169,3 +169,11 @@ def test_an_endpoint_gets_what_comes_after_it_was_made_changed_or_disabled_and_n
     assert [receive(pushed).is_new, receive(pushed).is_new] == [True, False]
     second.delete()
     assert (owed("label_b"), receive(pushed).is_new) == (0, False)
+
+
+@pytest.mark.parametrize("name", ["userId", "UserId", "userid"])
+def test_a_handler_finds_a_field_in_whichever_case_it_was_sent(name: str) -> None:
+    receipt = receive(read('{"EventType": "user_add_org", "UserId": ["u1"]}', salt=""))
+    event = Event.objects.get(pk=receipt.event_id)
+    assert event.field(name) == ["u1"]
+    assert event.field("corpId") is None

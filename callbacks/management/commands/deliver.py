@@ -75,7 +75,7 @@ class Command(BaseCommand):
             ending = worker.run(once=options["once"])
         except Error as error:
             say_orderly(options["child"])
-            self.stderr.write(f"the database refuses: {kind(error)}; is it up, and migrated?")
+            self.stderr.write(f"the database refuses: {kind(error)}; check DATABASE_URL and that it is up")
             self._end(1)
         self._end(self._say(ending, worker.hung, options["child"]))
 
