@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import NamedTuple
 
 from django.conf import settings
@@ -38,6 +39,8 @@ def examine() -> Iterator[Finding]:
     yield from wrong or [Finding("settings", True, "complete and well-formed")]
     database = _asked("database", _database)
     yield database
+    if settings.CELERY_BROKER_URL:
+        yield _broker()
     yield _asked("callback", _callback)
     token = _asked("token", _token)
     yield token
@@ -81,6 +84,18 @@ def _database() -> Finding:
             "database", False, f"{connection.vendor}, migrations missing: {len(missing)}", "`manage.py migrate`"
         )
     return Finding("database", True, f"{connection.vendor}, reachable and migrated")
+
+
+def _broker() -> Finding:
+    try:
+        app = import_module(settings.CELERY_APPLICATION).app
+        with app.connection_for_write() as broker:
+            broker.ensure_connection(max_retries=1, timeout=TIMEOUT)
+    except ImportError as error:
+        return Finding("broker", False, kind(error), "pip install -r requirements-celery.txt")
+    except Exception as error:  # noqa: BLE001 - each transport raises its own
+        return Finding("broker", False, kind(error), "check CELERY_BROKER_URL and that the broker is up")
+    return Finding("broker", True, "takes connections")
 
 
 def _callback() -> Finding:

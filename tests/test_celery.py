@@ -20,6 +20,7 @@ from tests.owed import attempts, expire_leases, owe
 from tests.processes import ROOT, Gate, celery, deliver, environment, kill, manage, wait_until
 from tests.proxy import Proxy
 from tests.settings import DATABASE
+from tests.subscriber import closed_port
 
 pytestmark = pytest.mark.django_db(transaction=True)
 on_postgresql = pytest.mark.skipif(
@@ -251,3 +252,17 @@ def test_the_service_of_one_machine_feeds_where_there_is_a_broker(tmp_path: Path
         finally:
             serve.send_signal(signal.SIGTERM)
             serve.wait(20)
+
+
+@each_broker
+def test_the_doctor_looks_at_the_broker(at: Broker) -> None:
+    elsewhere = {"DINGTALK_OAPI_URL": "http://127.0.0.1:1", "DINGTALK_API_URL": "http://127.0.0.1:1"}
+    with closed_port() as nowhere:
+        found = {}
+        for url in (at.url, nowhere.replace("http", {"rabbitmq": "amqp", "redis": "redis"}[at.kind])):
+            done = manage("dingtalk", "doctor", "--json", CELERY_BROKER_URL=url, **elsewhere)
+            found[url] = next(each for each in json.loads(done.stdout)["findings"] if each["name"] == "broker")
+    fine, wrong = found.values()
+    assert fine["fine"]
+    assert not wrong["fine"]
+    assert "CELERY_BROKER_URL" in wrong["remedy"]
