@@ -196,7 +196,7 @@ def unattended() -> int:
     since = Delivery.objects.pending().filter(next_attempt_at__lte=Now() - OVERDUE)
     overdue = since.free().filter(destination__in=due.destinations())
     running = Attempt.objects.filter(delivery=OuterRef("pk"), outcome=Attempt.Outcome.RUNNING)
-    unstarted = since.held().filter(~Exists(running))
+    unstarted = since.held().filter(~Exists(running)) if settings.CELERY_BROKER_URL else since.none()
     if not overdue.exists() and not unstarted.exists():
         return 0
     at_work = OVERDUE + timedelta(seconds=settings.HANDLER_TIMEOUT)

@@ -741,9 +741,11 @@ def test_a_backlog_that_a_worker_carries_is_not_unattended(settings: Settings) -
     assert outbox.unattended() == 1
 
 
-def test_what_a_worker_is_at_is_not_unattended_and_what_nobody_has_started_is() -> None:
+def test_what_a_worker_is_at_is_not_unattended_and_what_nobody_has_started_is(settings: Settings) -> None:
     held = claimed(owe("shop_plain"))
     Delivery.objects.update(next_attempt_at=Now() - 61 * SECOND)
+    assert outbox.unattended() == 0
+    settings.CELERY_BROKER_URL = "amqp://rabbit"
     assert outbox.unattended() == 1, "a feeder may hold it, and no worker be there to start it"
 
     attempt = settling.start(held, WORKER)
