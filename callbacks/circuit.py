@@ -7,15 +7,16 @@ A row that says "not now" leaves its deliveries as they are; nobody claims them 
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from callbacks import endpoint as endpoints
 from callbacks.batches import batches, ids_of
+from callbacks.composed import select, slot
 from callbacks.models import Delivery, DeliveryQuerySet, Endpoint
 
 logger = logging.getLogger(__name__)
@@ -35,59 +36,86 @@ class Turn:
 
     most: int
     order: tuple[str, ...] = ("next_attempt_at", "id")
-    endpoint: Endpoint | None = None
-    now: datetime | None = None
+    endpoint: "_Open | None" = None
+
+
+class _Open(NamedTuple):
+    """What a claim needs of the row of an endpoint that may be sent something, and the database's time."""
+
+    pk: int
+    rests_until: datetime | None
+    concurrency: int
+    rate: int | None
+    slow_until: datetime | None
+    now: datetime
 
 
 def turn(destination: str, wanted: int) -> Turn:
     """Return what a claim of `wanted` may take, in a transaction; an endpoint's row is locked until that ends."""
     if not endpoints.is_one(destination):
         return Turn(wanted)
-    row = _locked(destination, to_claim=True)
-    if row is None:
+    rows = _locked_to_claim(pk=endpoints.number_of(destination))
+    if not rows:
         # Another worker claims of it at this moment. One that is gone takes them all: each attempt finds that out.
         return Turn(0 if endpoints.find(destination) else wanted)
-    endpoint, now = row
-    rows = Delivery.objects.pending().filter(destination=destination, lease_token__isnull=False)
-    held = rows.held().count()
+    endpoint = _Open(*rows[0])
+    held = len(_held(destination=destination))
     if endpoint.rests_until:  # a probe
-        return Turn(0 if held else 1, ("event_id", "id"), endpoint, now)
-    most = min(wanted, max(endpoint.concurrency - held, 0), _rate_allows(endpoint, now) if endpoint.rate else wanted)
-    return Turn(most, endpoint=endpoint, now=now)
+        return Turn(0 if held else 1, ("event_id", "id"), endpoint)
+    most = min(wanted, max(endpoint.concurrency - held, 0), _rate_allows(endpoint) if endpoint.rate else wanted)
+    return Turn(most, endpoint=endpoint)
+
+
+@select
+def _locked_to_claim() -> QuerySet[Any, Any]:
+    rows = Endpoint.objects.open().filter(pk=slot("pk")).select_for_update(skip_locked=True)
+    return rows.annotate(now=Now()).values_list(*_Open._fields)
+
+
+@select
+def _held() -> QuerySet[Any, Any]:
+    rows = Delivery.objects.pending().filter(destination=slot("destination"), lease_token__isnull=False)
+    return rows.held().order_by().values_list("pk")
 
 
 def took(turn: Turn, count: int) -> None:
     """Note that the claim took so many, in its transaction: when the endpoint's next turn is."""
-    if not count or turn.endpoint is None or turn.now is None:
+    endpoint = turn.endpoint
+    if not count or endpoint is None:
         return
-    rows = Endpoint.objects.filter(pk=turn.endpoint.pk)
-    if turn.endpoint.rests_until:
-        rows.update(rests_until=turn.now + REST)
-    elif turn.endpoint.rate:
-        since = max(turn.endpoint.slow_until or turn.now, turn.now - BURST)
-        rows.update(slow_until=since + count * _interval(turn.endpoint.rate))
+    rows = Endpoint.objects.filter(pk=endpoint.pk)
+    if endpoint.rests_until:
+        rows.update(rests_until=endpoint.now + REST)
+    elif endpoint.rate:
+        since = max(endpoint.slow_until or endpoint.now, endpoint.now - BURST)
+        rows.update(slow_until=since + count * _interval(endpoint.rate))
 
 
 def _interval(rate: int) -> timedelta:
     return timedelta(minutes=1) / rate
 
 
-def _rate_allows(endpoint: Endpoint, now: datetime) -> int:
+def _rate_allows(endpoint: _Open) -> int:
     """Return how many requests the rate allows now; a rest of BURST is saved up for, and at least one is."""
-    saved = min(now - (endpoint.slow_until or now), BURST)
+    saved = min(endpoint.now - (endpoint.slow_until or endpoint.now), BURST)
     return max(int(saved / _interval(endpoint.rate or 1)), 1)
 
 
 def succeeded(endpoint: Endpoint) -> None:
     """Note that an endpoint took something: where its circuit was open, everything pending falls due at once."""
-    rows = Endpoint.objects.filter(pk=endpoint.pk, enabled=True, paused=False)
-    seen = rows.values_list("refusals", "failing_since", "rests_until", "last_error").first()
-    if seen is None or not any(seen):
-        return
-    rows.update(refusals=0, failing_since=None, rests_until=None, last_error="")
-    if seen[2]:
-        logger.info("endpoint %s takes events again", endpoint)
-        release(endpoint.destination)
+    for refusals, failing_since, rests_until, last_error in _how_it_went(pk=endpoint.pk):
+        if not (refusals or failing_since or rests_until or last_error):
+            return
+        Endpoint.objects.filter(pk=endpoint.pk, enabled=True, paused=False).update(**_clean())
+        if rests_until:
+            logger.info("endpoint %s takes events again", endpoint)
+            release(endpoint.destination)
+
+
+@select
+def _how_it_went() -> QuerySet[Any, Any]:
+    rows = Endpoint.objects.filter(pk=slot("pk"), enabled=True, paused=False)
+    return rows.values_list("refusals", "failing_since", "rests_until", "last_error")
 
 
 def refused(endpoint: Endpoint, line: str, *, gone: bool = False, rest: timedelta = timedelta(0)) -> None:
@@ -174,12 +202,8 @@ def _clean() -> dict[str, Any]:
     return {"refusals": 0, "failing_since": None, "rests_until": None, "last_error": ""}
 
 
-def _locked(destination: str, *, to_claim: bool = False) -> tuple[Endpoint, datetime] | None:
-    """Return an endpoint's row, locked until the transaction ends, and the database's time.
-
-    `to_claim`: only where it is open, and where no other worker claims of it.
-    """
-    rows = Endpoint.objects.open() if to_claim else Endpoint.objects.all()
-    locked = rows.filter(pk=endpoints.number_of(destination)).select_for_update(skip_locked=to_claim)
+def _locked(destination: str) -> tuple[Endpoint, datetime] | None:
+    """Return an endpoint's row, locked until the transaction ends, and the database's time."""
+    locked = Endpoint.objects.filter(pk=endpoints.number_of(destination)).select_for_update()
     row = locked.annotate(now=Now()).first()
     return (row, row.now) if row else None

@@ -8,13 +8,15 @@ it, and stayed parked for ever. On SQLite the one write lock does the same.
 """
 
 import hashlib
+from collections.abc import Iterable
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection
-from django.db.models import Case, Exists, OuterRef, Q, Subquery, When
+from django.db.models import Case, Exists, OuterRef, Q, QuerySet, Subquery, When
 from django.db.models.functions import Coalesce, Now
 
+from callbacks.composed import Ids, select, update
 from callbacks.models import Delivery, DeliveryQuerySet
 
 PARKED_AT_ONCE = 1000
@@ -28,49 +30,67 @@ BEHIND = """
 """
 
 
+TRY_LOCKS = "SELECT k FROM unnest(%s::bigint[]) k WHERE pg_try_advisory_xact_lock(k)"
+
+
 def lock(*deliveries: Delivery) -> None:
     """Hold the subjects' locks until the transaction ends; take them before any row's, or it may deadlock."""
-    keys = sorted({_key(delivery) for delivery in deliveries if delivery.subject})
+    keys = sorted({_key(each.destination, each.subject) for each in deliveries if each.subject})
     if keys and connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(k) FROM unnest(%s::bigint[]) k", [keys])
 
 
-def lockable(deliveries: list[Delivery]) -> list[Delivery]:
-    """Return the deliveries whose subject's lock is free, and hold those locks; waiting for one could deadlock."""
-    if connection.vendor != "postgresql":
-        return deliveries
-    keys = {_key(delivery) for delivery in deliveries if delivery.subject}
+class Candidate(NamedTuple):
+    """What a claim needs to know of a due delivery."""
+
+    pk: int
+    destination: str
+    subject: str
+    event_id: int
+
+
+def lockable(candidates: list[Candidate]) -> list[Candidate]:
+    """Return those whose subject's lock is free, and hold those locks; waiting for one could deadlock."""
+    keys = {each.subject: _key(each.destination, each.subject) for each in candidates if each.subject}
+    if connection.vendor != "postgresql" or not keys:
+        return candidates
     with connection.cursor() as cursor:
-        cursor.execute("SELECT k FROM unnest(%s::bigint[]) k WHERE pg_try_advisory_xact_lock(k)", [list(keys)])
+        cursor.execute(TRY_LOCKS, [list(keys.values())])
         held = {key for (key,) in cursor.fetchall()}
-    return [delivery for delivery in deliveries if not delivery.subject or _key(delivery) in held]
+    return [each for each in candidates if not each.subject or keys[each.subject] in held]
 
 
-def park_later(deliveries: list[Delivery]) -> set[int]:
+def park_later(candidates: list[Candidate]) -> set[int]:
     """Park those that another of their subject goes before; return their ids. Their subjects are locked.
 
     With them go those behind them, up to PARKED_AT_ONCE, which a claim would come upon one by one. All are
     owed to one destination.
     """
-    rows = Delivery.objects.filter(pk__in=[delivery.pk for delivery in deliveries if delivery.subject])
-    waiting = rows.filter(Exists(_earlier_of_same_subject()) | Exists(_held_of_same_subject()))
-    later = set(waiting.values_list("pk", flat=True))
+    ordered = [each.pk for each in candidates if each.subject]
+    later = {pk for (pk,) in _waiting(ids=ordered)} if ordered else set()
     if later:
-        _park(later | _behind([delivery for delivery in deliveries if delivery.pk in later]))
-        promote(Delivery.objects.filter(pk__in=later))
+        _park(ids=later | _behind([each for each in candidates if each.pk in later]))
+        promote(later)
     return later
 
 
-def _park(ids: set[int]) -> None:
-    Delivery.objects.filter(pk__in=ids).update(next_attempt_at=None, lease_token=None, leased_until=None)
+@select
+def _waiting() -> QuerySet[Any, Any]:
+    waits = Exists(_earlier_of_same_subject()) | Exists(_held_of_same_subject())
+    return Delivery.objects.filter(waits, pk__in=Ids("ids")).values_list("pk")
 
 
-def _behind(later: list[Delivery]) -> set[int]:
+@update(next_attempt_at=None, lease_token=None, leased_until=None)
+def _park() -> DeliveryQuerySet:
+    return Delivery.objects.filter(pk__in=Ids("ids"))
+
+
+def _behind(later: list[Candidate]) -> set[int]:
     """Return the ids of deliveries behind these that are not parked and that nobody is at."""
     first: dict[str, int] = {}
-    for delivery in later:
-        first[delivery.subject] = min(delivery.event_id, first.get(delivery.subject, delivery.event_id))
+    for each in later:
+        first[each.subject] = min(each.event_id, first.get(each.subject, each.event_id))
     sql = BEHIND.format(first=", ".join(["(%s, CAST(%s AS bigint))"] * len(first)))
     if connection.vendor == "postgresql":
         sql += " FOR UPDATE OF behind SKIP LOCKED"
@@ -80,11 +100,16 @@ def _behind(later: list[Delivery]) -> set[int]:
         return {pk for (pk,) in cursor.fetchall()}
 
 
-def promote(deliveries: DeliveryQuerySet) -> None:
+def promote(ids: Iterable[int]) -> None:
     """Make the heads of these deliveries' subjects due, where they are parked and none of their subject is held."""
-    heads = deliveries.annotate(head=_first(_of_same_subject())).values("head")
-    parked = Delivery.objects.filter(pk__in=heads, next_attempt_at=None).filter(~Exists(_held_of_same_subject()))
-    parked.update(next_attempt_at=Now())
+    _promote(ids=ids)
+
+
+@update(next_attempt_at=Now())
+def _promote() -> DeliveryQuerySet:
+    let_go = Delivery.objects.filter(pk__in=Ids("ids"))
+    heads = let_go.annotate(head=_first(_of_same_subject())).values("head")
+    return Delivery.objects.filter(~Exists(_held_of_same_subject()), pk__in=heads, next_attempt_at=None)
 
 
 def head(delivery: Delivery) -> int | None:
@@ -116,6 +141,6 @@ def _held_of_same_subject() -> DeliveryQuerySet:
     return _of_same_subject().filter(~Q(pk=OuterRef("pk")), lease_token__isnull=False).held()
 
 
-def _key(delivery: Delivery) -> int:
-    digest = hashlib.sha256(f"{delivery.destination}\n{delivery.subject}".encode()).digest()
+def _key(destination: str, subject: str) -> int:
+    digest = hashlib.sha256(f"{destination}\n{subject}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

@@ -7,18 +7,21 @@ so a worker that lost its lease changes nothing. The database's clock decides wh
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from callbacks import circuit, due, endpoint, idleness, order, relay, settling
 from callbacks.batches import MOST_ROWS, batches, ids_of
+from callbacks.composed import Ids, select, slot, update
 from callbacks.models import LEASE, Attempt, Delivery, DeliveryQuerySet, LeaseLost, storable_result
+from callbacks.order import Candidate
 from callbacks.routing import GiveUp, Handler, RetryLater, router
 from callbacks.settling import deliver, log, settle, start
 
@@ -49,16 +52,14 @@ def claim(limit: int, destination: str = "") -> list[Delivery]:
 
 
 def _claim(limit: int, destination: str) -> list[Delivery]:
-    rows = Delivery.objects.due().filter(destination=destination)
     taken: list[Delivery] = []
     for _ in range(LOOKS):
         with transaction.atomic():
             turn = circuit.turn(destination, limit)
             if not turn.most:
                 break
-            locked = rows.order_by(*turn.order).select_for_update(skip_locked=True)
-            found = list(locked.only("destination", "subject", "event_id")[: max(turn.most, CANDIDATES)])
-            candidates = order.lockable(found)
+            found = _locked_due(turn.order)(destination=destination)
+            candidates = order.lockable([Candidate(*each) for each in found])
             parked = order.park_later(candidates)
             taken = _take([each.pk for each in candidates if each.pk not in parked][: turn.most])
             circuit.took(turn, len(taken))
@@ -67,21 +68,45 @@ def _claim(limit: int, destination: str) -> list[Delivery]:
     return taken
 
 
+@cache
+def _locked_due(order: tuple[str, ...]) -> Callable[..., list[tuple[Any, ...]]]:
+    @select
+    def rows() -> QuerySet[Any, Any]:
+        due = Delivery.objects.due().filter(destination=slot("destination"))
+        locked = due.order_by(*order).select_for_update(skip_locked=True)
+        return locked.values_list(*Candidate._fields)[:CANDIDATES]
+
+    return rows
+
+
 def _take(ids: list[int]) -> list[Delivery]:
+    if not ids:
+        return []
     token = uuid.uuid4()
-    rows = Delivery.objects.filter(pk__in=ids)
-    rows.update(lease_token=token, leased_until=Now() + LEASE)
-    _close_lost(rows)
-    held = rows.filter(lease_token=token).select_related("event")
+    _lease(ids=ids, token=token)
+    _close_lost(ids)
+    held = Delivery.objects.filter(pk__in=ids, lease_token=token).select_related("event")
     return sorted(held, key=lambda delivery: ids.index(delivery.pk))
 
 
-def _close_lost(taken: DeliveryQuerySet) -> None:
-    running = Attempt.objects.filter(delivery__in=taken, outcome=Attempt.Outcome.RUNNING)
-    lost = list(running.values_list("delivery", flat=True))
+@update(lease_token=slot("token", Delivery._meta.get_field("lease_token")), leased_until=Now() + LEASE)
+def _lease() -> QuerySet[Any, Any]:
+    return Delivery.objects.filter(pk__in=Ids("ids"))
+
+
+@select
+def _left_open() -> QuerySet[Any, Any]:
+    running = Attempt.objects.filter(delivery__in=Ids("ids"), outcome=Attempt.Outcome.RUNNING)
+    return running.order_by().values_list("pk", "delivery")
+
+
+def _close_lost(taken: list[int]) -> None:
+    running = _left_open(ids=taken)
+    rows = Attempt.objects.filter(pk__in=[attempt for attempt, _ in running], outcome=Attempt.Outcome.RUNNING)
     error = "worker lost: its process died or lost the database"
-    if lost and running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error):
-        for delivery in taken.filter(pk__in=lost).select_related("event"):
+    if running and rows.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error):
+        lost = Delivery.objects.filter(pk__in=[delivery for _, delivery in running])
+        for delivery in lost.select_related("event"):
             if endpoint.is_one(delivery.destination) or delivery.attempts <= len(_schedule(delivery)):
                 log(delivery, f"attempt {delivery.attempts} was lost: {error}", logging.WARNING)
                 continue  # what is sent to an endpoint takes down no process
@@ -172,11 +197,12 @@ def give_up(deliveries: DeliveryQuerySet, by: str = "") -> int:
     error = f"given up by hand{by and f', by {by}'}"
     for ids in batches(ids_of(deliveries.pending()), MOST_ROWS // 2):  # each may let one more row go
         with transaction.atomic():
-            given_up = Delivery.objects.filter(pk__in=_lock_free(ids, state=Delivery.State.PENDING))
+            free = _lock_free(ids, state=Delivery.State.PENDING)
+            given_up = Delivery.objects.filter(pk__in=free)
             running = Attempt.objects.filter(delivery__in=given_up, outcome=Attempt.Outcome.RUNNING)
             running.update(outcome=Attempt.Outcome.LOST, finished_at=Now(), error=error)
             count += given_up.update(**settling.settled(Delivery.State.DEAD, error))
-            order.promote(given_up)
+            order.promote(free)
     return count
 
 

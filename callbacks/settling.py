@@ -75,7 +75,7 @@ def settle(delivery: Delivery, **changes: Any) -> None:
     order.lock(delivery)
     update_held(delivery, **changes)
     if delivery.subject:
-        order.promote(Delivery.objects.filter(pk=delivery.pk))
+        order.promote([delivery.pk])
 
 
 def update_held(delivery: Delivery, **changes: Any) -> None:

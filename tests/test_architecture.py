@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "callbacks": [
         "addresses dingcrypto idleness judging keys payload routing signing",
-        "connections endpoint fields filters models outward validators migrations.*",
+        "composed connections endpoint fields filters models outward validators migrations.*",
         "batches chores circuit deadline due duty handover inbox lapse latecomer order outbox postgresql.* preview "
         "pruning relay rotation settling sqlite.*",
         "admin admin_* apps checks credentials display fairness feeder handlers middleware ports supervisor tasks urls "
