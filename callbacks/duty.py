@@ -33,8 +33,8 @@ def hold(name: str, lease: timedelta = LEASE) -> Iterator[Callable[[], None]]:
     """
     Duty.objects.get_or_create(name=name)
     token = uuid4()
-    # a lease that ends later than any lease comes of a wrong clock
-    ended = Q(leased_until=None) | Q(leased_until__lte=Now()) | Q(leased_until__gt=Now() + LEASE)
+    # one that ends so late comes of a wrong clock; by less, of a renewal that this statement had to wait for
+    ended = Q(leased_until=None) | Q(leased_until__lte=Now()) | Q(leased_until__gt=Now() + 2 * LEASE)
     if not Duty.objects.filter(ended, name=name).update(lease_token=token, leased_until=Now() + lease):
         raise DutyHeld(f"another process holds the duty {name}")
     held = Duty.objects.filter(name=name, lease_token=token)

@@ -63,6 +63,16 @@ def expire_leases() -> int:
     return Delivery.objects.exclude(leased_until=None).update(leased_until=Now())
 
 
+def waiting_for_locks() -> int:
+    """Return how many connections to this PostgreSQL database wait for a lock."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_clear_snapshot()")  # of which a transaction has one else
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return int(cursor.fetchone()[0])
+
+
 def in_threads(count: int, work: Callable[[int], Result]) -> list[Result]:
     """Call `work` in `count` threads at the same time, each with a connection of its own; return what they return."""
     ready = Barrier(count)

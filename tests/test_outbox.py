@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import Group
@@ -15,9 +16,10 @@ from django.utils.timezone import now
 from pytest_django import Settings
 
 from callbacks import outbox, settling, watch
-from callbacks.models import Attempt, Delivery, Event, LeaseLost
+from callbacks.models import LEASE, Attempt, Delivery, DeliveryQuerySet, Event, LeaseLost
 from callbacks.routing import router
-from tests.owed import WORKER, attempts, carry, claimed, expire_leases, in_threads, owe
+from tests.owed import WORKER, attempts, carry, claimed, expire_leases, in_threads, owe, waiting_for_locks
+from tests.processes import wait_until
 from tests.shop import handlers
 
 pytestmark = pytest.mark.django_db
@@ -120,6 +122,30 @@ def test_a_claim_passes_over_rows_that_another_claim_is_taking() -> None:
         return []
 
     assert in_threads(2, work) == [[], [free.pk]]
+
+
+@committed
+@pytest.mark.skipif("connection.vendor != 'postgresql'", reason="SQLite has no row locks")
+@pytest.mark.parametrize("verb", [outbox.redeliver, outbox.give_up])
+def test_a_lease_that_a_statement_had_to_wait_for_counts(verb: Callable[[DeliveryQuerySet], int]) -> None:
+    delivery = owe("shop_unordered")
+    rows = Delivery.objects.filter(pk=delivery.pk)
+    locked = threading.Event()
+
+    def work(number: int) -> int:
+        if number:
+            assert locked.wait(10)
+            return verb(rows)
+        with transaction.atomic():
+            rows.select_for_update().get()
+            locked.set()
+            wait_until(waiting_for_locks)
+            # as by a claim whose statement began after the other's
+            return rows.update(lease_token=uuid4(), leased_until=Now() + LEASE)
+
+    assert in_threads(2, work) == [1, 0]
+    delivery.refresh_from_db()
+    assert (delivery.state, bool(delivery.lease_token)) == ("pending", True)
 
 
 def test_a_claim_is_a_lease_of_its_own_that_ends_within_a_minute() -> None:
