@@ -1,6 +1,7 @@
 """How it goes with an endpoint, on its row: whether it may be sent something now, and what an answer changes.
 
 After REFUSALS in a row the circuit is open: only the oldest due delivery is tried, every REST, until it is taken.
+After some tries it is the next one's turn, and so on, lest one that is refused for its own sake hold up all others.
 A row that says "not now" leaves its deliveries as they are; nobody claims them until it says otherwise.
 """
 
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 BY_HAND = "disabled by hand"
 REFUSALS = 10
 REST = timedelta(seconds=30)
+TRIES_OF_EACH = 3
 DAY = timedelta(days=1)
 # How much of a rate may come at once.
 BURST = timedelta(seconds=1)
@@ -32,10 +34,11 @@ _HOW_IT_GOES = ("enabled", "refusals", "failing_since", "rests_until", "last_err
 
 @dataclass(frozen=True)
 class Turn:
-    """What a claim may take of one destination now, and in which order."""
+    """What a claim may take of one destination now, in which order, and how many of those it passes over."""
 
     most: int
     order: tuple[str, ...] = ("next_attempt_at", "id")
+    passed_over: int = 0
     endpoint: "_Open | None" = None
 
 
@@ -43,6 +46,7 @@ class _Open(NamedTuple):
     """What a claim needs of the row of an endpoint that may be sent something, and the database's time."""
 
     pk: int
+    refusals: int
     rests_until: datetime | None
     concurrency: int
     rate: int | None
@@ -61,7 +65,8 @@ def turn(destination: str, wanted: int) -> Turn:
     endpoint = _Open(*rows[0])
     held = len(_held(destination=destination))
     if endpoint.rests_until:  # a probe
-        return Turn(0 if held else 1, ("event_id", "id"), endpoint)
+        passed_over = max(endpoint.refusals - REFUSALS, 0) // TRIES_OF_EACH
+        return Turn(0 if held else 1, ("event_id", "id"), passed_over, endpoint)
     most = min(wanted, max(endpoint.concurrency - held, 0), _rate_allows(endpoint) if endpoint.rate else wanted)
     return Turn(most, endpoint=endpoint)
 
@@ -92,7 +97,7 @@ def took(turn: Turn, count: int) -> None:
 
 
 def _interval(rate: int) -> timedelta:
-    return timedelta(minutes=1) / rate
+    return max(timedelta(minutes=1) / rate, timedelta(microseconds=1))
 
 
 def _rate_allows(endpoint: _Open) -> int:
@@ -116,6 +121,14 @@ def succeeded(endpoint: Endpoint) -> None:
 def _how_it_went() -> QuerySet[Any, Any]:
     rows = Endpoint.objects.filter(pk=slot("pk"), enabled=True, paused=False)
     return rows.values_list("refusals", "failing_since", "rests_until", "last_error")
+
+
+def answered(endpoint: Endpoint, line: str) -> None:
+    """Note that an endpoint answered, if not in the way it should: that is no refusal, and ends a circuit's rest."""
+    rested = [rests_until for _, _, rests_until, _ in _how_it_went(pk=endpoint.pk)]
+    Endpoint.objects.filter(pk=endpoint.pk, enabled=True, paused=False).update(**{**_clean(), "last_error": line})
+    if any(rested):
+        release(endpoint.destination)
 
 
 def refused(endpoint: Endpoint, line: str, *, gone: bool = False, rest: timedelta = timedelta(0)) -> None:

@@ -17,6 +17,7 @@ from callbacks.routing import Filter
 PREFIX = "endpoint:"
 SECRETS = ("secret", "previous_secret", "token", "aes_key")
 LONGEST_TIMEOUT = 60
+MOST_A_MINUTE = 60_000
 
 
 def default_owner_key() -> str:
@@ -110,7 +111,7 @@ class Endpoint(models.Model):
         _("requests a minute"),
         null=True,
         blank=True,
-        validators=[MinValueValidator(1)],
+        validators=[MinValueValidator(1), MaxValueValidator(MOST_A_MINUTE)],
         help_text=_("Empty: any number."),
     )
 
@@ -159,6 +160,12 @@ class Endpoint(models.Model):
         if self.paused:
             return self.Condition.PAUSED
         return self.Condition.FAILING if self.failing_since or self.last_error else self.Condition.OK
+
+    @property
+    def schedule(self) -> list[float]:
+        """Return its own retry schedule, without what can be none: a row may have been made in any way."""
+        given = self.retry_schedule if isinstance(self.retry_schedule, list) else []
+        return [each for each in given if type(each) in (int, float) and 0 <= each <= validators.MONTH]
 
     def filter(self) -> Filter:
         """Return what it wants."""

@@ -61,7 +61,9 @@ def _claim(limit: int, destination: str) -> list[Delivery]:
             found = _locked_due(turn.order)(destination=destination)
             candidates = order.lockable([Candidate(*each) for each in found])
             parked = order.park_later(candidates)
-            taken = _take([each.pk for each in candidates if each.pk not in parked][: turn.most])
+            ready = [each.pk for each in candidates if each.pk not in parked]
+            first = turn.passed_over % len(ready) if ready else 0
+            taken = _take(ready[first:][: turn.most])
             circuit.took(turn, len(taken))
         if taken or not parked:
             break

@@ -134,20 +134,20 @@ def _refused(
     endpoint: Endpoint, delivery: Delivery, started: Attempt, error: Refused, answered: dict[str, Any]
 ) -> None:
     line = settling.redact(str(error))[:500]
+    if isinstance(error, NotSuccess):
+        circuit.answered(endpoint, line)
+        delay = settling.retry_delay(_not_success_in_a_row(delivery), error.schedule or ())
+        settling.fail(delivery, started, delay, line, line, **answered)
+        return
     circuit.refused(endpoint, line, gone=error.gone, rest=error.later or timedelta(0))
     # a probe and the word that it is gone say nothing of this delivery
     if endpoint.rests_until or error.gone:
         settling.put_back(delivery, line, started, **answered)
         return
-    settling.fail(delivery, started, _delay(endpoint, delivery, error), line, line, **answered)
-
-
-def _delay(endpoint: Endpoint, delivery: Delivery, error: Refused) -> timedelta | None:
-    if isinstance(error, NotSuccess):
-        return settling.retry_delay(_not_success_in_a_row(delivery), error.schedule or ())
-    schedule = endpoint.retry_schedule or settings.RETRY_SCHEDULE
-    delay = settling.retry_delay(delivery.attempts, schedule)
-    return delay if delay is None or error.later is None else error.later
+    delay = settling.retry_delay(delivery.attempts, endpoint.schedule or settings.RETRY_SCHEDULE)
+    if delay is not None and error.later is not None:
+        delay = error.later
+    settling.fail(delivery, started, delay, line, line, **answered)
 
 
 def _not_success_in_a_row(delivery: Delivery) -> int:

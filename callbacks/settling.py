@@ -101,7 +101,7 @@ def settled(state: str, last_error: str) -> dict[str, Any]:
     return {"state": state, "settled_at": Now(), **due(None, last_error)}
 
 
-def retry_delay(attempts: int, schedule: Sequence[int]) -> timedelta | None:
+def retry_delay(attempts: int, schedule: Sequence[float]) -> timedelta | None:
     """Return the time until the next attempt after `attempts` have failed, or None after the last."""
     if attempts > len(schedule):
         return None

@@ -93,6 +93,26 @@ def test_a_probe_is_the_oldest_due_delivery_and_leaves_nothing_but_an_attempt() 
     assert oldest.last_error == "answered 500 Internal Server Error"
 
 
+def test_a_probe_that_is_refused_for_its_own_sake_holds_up_no_other_for_ever() -> None:
+    with Subscriber(saying(500)) as erp:
+        endpoint = opened_circuit(erp.url)
+        make_due()
+        oldest = Delivery.objects.select_related("event").order_by("event_id")[0]
+        refused = str(oldest.event.payload["eventId"]).encode()
+        erp.answer = lambda request: (500 if refused in request.body else 200, {}, b"")
+        probed = []
+        for _ in range(circuit.TRIES_OF_EACH + 1):
+            let_rest_end()
+            probed += [each.pk for each in carry_due()]
+        carry_due()
+
+    endpoint.refresh_from_db()
+    assert not endpoint.rests_until
+
+    assert probed == [oldest.pk] * circuit.TRIES_OF_EACH + [oldest.pk + 1]
+    assert list(Delivery.objects.exclude(state="delivered").values_list("pk", flat=True)) == [oldest.pk]
+
+
 def test_a_probe_that_is_taken_makes_everything_due_at_once_in_order() -> None:
     with Subscriber(saying(500)) as erp:
         endpoint = opened_circuit(erp.url)
@@ -281,3 +301,23 @@ def test_a_claim_passes_over_an_endpoint_of_which_another_worker_claims() -> Non
             with deadline.within(5):
                 assert outbox.claim(10) == [other]
         assert outbox.claim(10) == [delivery]
+
+
+# Rows that were made in any way
+
+
+def test_a_rate_beyond_all_measure_is_no_rate() -> None:
+    with Subscriber() as erp:
+        endpoint = endpoint_at(erp.url, rate=2_000_000_000)
+        for _ in range(2):
+            assert carry(sent(endpoint)).state == "delivered"
+
+
+@pytest.mark.parametrize("schedule", [["5"], "5,300", {"5": 300}, [None], [1e15], [-1], [True], 5])
+def test_what_can_be_no_schedule_is_none(schedule: Any, settings: Settings) -> None:
+    settings.RETRY_SCHEDULE = [1000]
+    with Subscriber(saying(500)) as erp:
+        delivery = carry(sent(endpoint_at(erp.url, retry_schedule=schedule)))
+    assert (delivery.state, delivery.attempts) == ("pending", 1)
+    assert delivery.next_attempt_at
+    assert delivery.next_attempt_at - now() > 900 * SECOND

@@ -249,6 +249,21 @@ def test_an_answer_that_is_not_sealed_is_borne_as_dingtalk_bears_it(body: str, w
     assert len(oa.requests) == 3
 
 
+def test_a_receiver_that_answers_so_to_everything_is_cut_off_from_nothing() -> None:
+    with Subscriber(saying(200, "success")) as oa:
+        endpoint = native(oa.url, concurrency=100)
+        deliveries = [sent(endpoint) for _ in range(circuit.REFUSALS + 5)]
+        for _ in range(3):
+            carry_due()
+            Delivery.objects.pending().update(next_attempt_at=now() - timedelta(seconds=1))
+
+    endpoint.refresh_from_db()
+    assert (endpoint.condition, endpoint.refusals, endpoint.rests_until) == ("failing", 0, None)
+    assert "answered 200 but not success" in endpoint.last_error
+    assert len(oa.requests) == 3 * len(deliveries)
+    assert not Delivery.objects.exclude(state="dead", attempts=3).exists()
+
+
 def test_a_receiver_that_was_down_before_has_its_two_retries_all_the_same(settings: Settings) -> None:
     settings.RETRY_SCHEDULE = [0] * 9
     with Subscriber(saying(500)) as oa:

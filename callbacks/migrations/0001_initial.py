@@ -218,7 +218,10 @@ class Migration(migrations.Migration):
                         blank=True,
                         help_text="Empty: any number.",
                         null=True,
-                        validators=[django.core.validators.MinValueValidator(1)],
+                        validators=[
+                            django.core.validators.MinValueValidator(1),
+                            django.core.validators.MaxValueValidator(60000),
+                        ],
                         verbose_name="requests a minute",
                     ),
                 ),
