@@ -9,14 +9,21 @@ from typing import Any, Protocol, TypeVar
 from callbacks.dingcrypto import CallbackError
 from callbacks.payload import Fields, corp_id
 
+YEAR = 366 * 24 * 3600
+
 HandlerFunction = TypeVar("HandlerFunction", bound=Callable[..., dict[str, Any] | None])
 Wanted = str | int | Collection[str] | Collection[int] | Collection[str | int]
 
 
 class RetryLater(CallbackError):
-    """Raised by a handler: try again in `seconds`, whatever the schedule says; the attempt counts."""
+    """Raised by a handler: try again in `seconds`, whatever the schedule says; the attempt counts.
+
+    ValueError, with which the attempt fails like with any other, where that is no number from 0 to a year.
+    """
 
     def __init__(self, seconds: float, reason: str = "the handler asked for a later attempt") -> None:
+        if not isinstance(seconds, (int, float)) or not 0 <= seconds <= YEAR:
+            raise ValueError(f"RetryLater takes seconds, a number from 0 to {YEAR}, not {seconds!r:.50}")
         super().__init__(reason)
         self.seconds = seconds
 

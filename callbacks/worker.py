@@ -195,7 +195,7 @@ def attempt(delivery: Delivery, worker: str) -> bool | None:
     """Attempt a claimed delivery; return whether its destination works, None where the database failed."""
     try:
         return outbox.attempt(delivery, worker)
-    except Error as error:
+    except Exception as error:  # noqa: BLE001 - this thread and its process have other deliveries to carry
         logger.error("delivery %s is not settled and falls due when its lease ends: %s", delivery.pk, kind(error))
         connection.close()
         return None
@@ -207,7 +207,7 @@ def keep_leases(held: Callable[[], Iterable[Delivery]], done: threading.Event) -
         try:
             close_old_connections()
             outbox.renew(held())
-        except Error as error:
+        except Exception as error:  # noqa: BLE001 - without it another worker would take over what this one is at
             logger.error("leases could not be renewed, trying again: %s", kind(error))
             connection.close()
     connection.close()

@@ -16,6 +16,7 @@ from pytest_django import Settings
 from callbacks import order, outbox, settling
 from callbacks.models import LEASE, Delivery, Event
 from callbacks.routing import GiveUp, RetryLater
+from callbacks.worker import Worker
 from tests.owed import WORKER, attempts, carry, expire_leases, in_threads, owe
 from tests.settings import DATABASE
 from tests.shop.handlers import Script, scripts
@@ -125,6 +126,31 @@ def test_a_handler_may_name_the_time_of_the_next_attempt(settings: Settings) -> 
     assert later.next_attempt_at is not None
     wait = Delivery.objects.filter(pk=later.pk).annotate(now=Now()).values_list("now", flat=True).get()
     assert 15 < (later.next_attempt_at - wait).total_seconds() <= 20
+
+
+@pytest.mark.parametrize("seconds", ["60", None, float("inf"), float("nan"), -1, 1e15])
+def test_a_time_that_is_none_fails_the_attempt_like_any_error(seconds: Any, settings: Settings) -> None:
+    settings.RETRY_SCHEDULE = [3600]
+
+    def act(event: Event, delivery: Delivery) -> None:
+        raise RetryLater(seconds)
+
+    scripts["plain"] = act
+    delivery = carry(about("u1"))
+    assert (delivery.state, delivery.attempts) == ("pending", 1)
+    assert delivery.last_error.startswith("ValueError: RetryLater takes seconds")
+
+
+def test_an_error_that_nobody_thought_of_ends_no_worker() -> None:
+    surprise = RetryLater(1)
+    surprise.seconds = "soon"  # type: ignore[assignment]
+    scripts["plain"] = raising(surprise)
+    delivery, other = about("u1"), owe("shop_unordered")
+    Worker(1).run(once=True)
+    delivery.refresh_from_db()
+    other.refresh_from_db()
+    assert (delivery.state, other.state) == ("pending", "delivered")
+    assert delivery.leased_until, "it falls due when its lease ends"
 
 
 def test_a_worker_that_is_stopped_gives_its_place_back_and_not_its_turn() -> None:

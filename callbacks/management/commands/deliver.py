@@ -18,8 +18,11 @@ from django.utils.module_loading import import_string
 
 from callbacks import idleness
 from callbacks.feeder import Feeder, Publish
+from callbacks.settling import trace
 from callbacks.supervisor import say_hung, say_orderly, stop_with_parent, supervise
 from callbacks.worker import Ending, Worker, kind
+
+logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -64,7 +67,11 @@ class Command(BaseCommand):
         """Feed Celery's workers as the supervisor's child."""
         feeder = Feeder(_publisher(), settings.FEED_AHEAD)
         _heed(feeder.stop, options["parent"])
-        feeder.run()
+        try:
+            feeder.run()
+        except BaseException as error:  # noqa: BLE001 - as in _work
+            logger.critical("the feeder broke off, and another is started: %s", trace(error))
+            self._end(1)
         self._end(self._say(Ending.FINISHED, [], options["child"]))
 
     def _work(self, options: dict[str, Any]) -> NoReturn:
@@ -76,6 +83,9 @@ class Command(BaseCommand):
         except Error as error:
             say_orderly(options["child"])
             self.stderr.write(f"the database refuses: {kind(error)}; check DATABASE_URL and that it is up")
+            self._end(1)
+        except BaseException as error:  # noqa: BLE001 - an exit that waits for threads would hang with their handlers
+            logger.critical("the worker broke off, and another is started: %s", trace(error))
             self._end(1)
         self._end(self._say(ending, worker.hung, options["child"]))
 
