@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TypeVar
 
 from django.db import InterfaceError, OperationalError, connection
@@ -27,7 +26,7 @@ def in_time(work: Callable[[], Result]) -> Result:
 
     A connection that died since its last use is replaced. Raises django.db.Error where the database can't, or is late.
     """
-    _leave_deleted_file()
+    connection.close_if_unusable_or_obsolete()
     with within(ANSWER_WITHIN):
         if connection.connection is not None:
             try:
@@ -73,9 +72,3 @@ def _try(work: Callable[[], Result]) -> Result:
         # one that opened an SQLite file read-only would stay so.
         connection.close()
         raise
-
-
-def _leave_deleted_file() -> None:
-    """Close a connection to an SQLite file that was deleted: it would go on taking rows that nobody ever sees."""
-    if connection.vendor == "sqlite" and not Path(connection.settings_dict["NAME"]).exists():
-        connection.close()

@@ -1,10 +1,12 @@
 """While the database cannot store, a push is answered with 503 in time, and is stored when it comes again."""
 
+import json
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,14 @@ def test_sqlites_file_may_be_missing_empty_or_held_exclusively(tmp_path: Path) -
         assert (status, seconds < IN_TIME) == (503, True), seconds
         other.close()
         assert push(3)[0] == 200
+        away = Path(shutil.copy(file, tmp_path / "away.sqlite3"))
+        for path in tmp_path.glob("db.sqlite3*"):
+            path.unlink()
+        away.rename(file)  # as when a backup is put back
+        assert push(5)[0] == 200
+        with closing(sqlite3.connect(file)) as other:
+            (newest,) = other.execute("SELECT body FROM callbacks_event ORDER BY id DESC LIMIT 1").fetchone()
+        assert json.loads(newest)["eventId"] == "5"
         for path in tmp_path.glob("db.sqlite3*"):
             path.unlink()
         assert push(4)[0] == 503

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from django.db import OperationalError
@@ -25,6 +26,13 @@ _turn = threading.Lock()
 def _patience(limit: float) -> float:
     """Return how many seconds this thread may still wait."""
     return min(deadline.remaining(), limit)
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
 
 
 class Cursor(base.SQLiteCursorWrapper):
@@ -59,6 +67,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
     """One thread's way to the file; Django wants it by this name."""
 
     _has_turn = False
+    _file: tuple[int, int] | None = None
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Open the file, unless it can only be read.
@@ -68,7 +77,19 @@ class DatabaseWrapper(base.DatabaseWrapper):
         name = str(self.settings_dict["NAME"])
         if os.path.exists(name) and not os.access(name, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise sqlite3.OperationalError("attempt to write a readonly database")
-        return super().get_new_connection(conn_params)
+        opened = super().get_new_connection(conn_params)
+        self._file = _file_at(name)
+        return opened
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """Close the connection before a piece of work, also where its file was deleted or replaced since.
+
+        It would go on taking rows that nobody ever sees.
+        """
+        is_free = self.connection is not None and not self.in_atomic_block
+        if is_free and self._file != _file_at(str(self.settings_dict["NAME"])):
+            self.close()
+        super().close_if_unusable_or_obsolete()
 
     def create_cursor(self, name: str | None = None) -> Cursor:
         """Return a cursor that waits as this service wants it."""
