@@ -21,8 +21,6 @@ AT_MOST_EVERY = 0.05
 LOOK_EVERY = 0.05
 HEAR_DONE_WITHIN = 0.5
 RECONNECT_AFTER = 5.0
-# So that the death of a connection on which nothing is said shows within a minute.
-KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 _owed = threading.Event()
 
@@ -86,8 +84,7 @@ def _tell() -> None:
 def _hear(wake: Callable[[], None], done: threading.Event) -> None:
     """Listen on a connection of its own, to the server itself: no pooler passes notifications on."""
     direct = connections.create_connection(DEFAULT_DB_ALIAS)
-    usual = {**direct.settings_dict, **settings.DATABASE_DIRECT}
-    direct.settings_dict = {**usual, "OPTIONS": {**usual["OPTIONS"], **KEEPALIVE}}
+    direct.settings_dict = {**direct.settings_dict, **settings.DATABASE_DIRECT}
     with closing(direct), direct.wrap_database_errors, direct.cursor() as cursor:
         cursor.execute(f"LISTEN {CHANNEL}")
         while not done.is_set():

@@ -145,6 +145,13 @@ SQLITE_OPTIONS: dict[str, Any] = {
     # A file that somebody holds exclusively must not hold up a push while connecting; then `callbacks.sqlite` waits.
     "init_command": "PRAGMA busy_timeout=300; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=0;",
 }
+# So that a server or a network that is gone without a word shows within a minute, wherever something waits for it.
+KEEPALIVE = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
 _sqlite_default = f"sqlite:///{BASE_DIR / 'db.sqlite3'}"
 _supported = "use sqlite:///path/to/file or postgresql://user:password@host:port/name"
 try:
@@ -159,7 +166,7 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
     if not _database["NAME"]:
         env.refuse("DATABASE_URL", "names no database", _supported)
     _database["ENGINE"] = "callbacks.postgresql"
-    _database["OPTIONS"] = {"connect_timeout": 2, **_database.get("OPTIONS", {})}
+    _database["OPTIONS"] = {"connect_timeout": 2, **KEEPALIVE, **_database.get("OPTIONS", {})}
     # A pooler gives the next transaction another session, in which there is no such cursor.
     _database["DISABLE_SERVER_SIDE_CURSORS"] = True
 else:
@@ -171,6 +178,7 @@ DATABASE_DIRECT: dict[str, Any] = {}  # where workers listen, if DATABASE_URL is
 if _direct_url := env.secret("DATABASE_DIRECT_URL"):
     try:
         DATABASE_DIRECT = dict(dj_database_url.parse(_direct_url))
+        DATABASE_DIRECT["OPTIONS"] = {"connect_timeout": 2, **KEEPALIVE, **DATABASE_DIRECT.get("OPTIONS", {})}
     except Exception:  # noqa: BLE001 - as above
         DATABASE_DIRECT = {}
     if DATABASE_DIRECT.get("ENGINE") != "django.db.backends.postgresql":

@@ -1,5 +1,7 @@
 """Workers hear of a push at once: by NOTIFY from the web process, on SQLite from the file."""
 
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,3 +102,15 @@ def test_a_direct_address_that_is_none_of_postgresqls_stops_start_up() -> None:
     assert "callbacks.E001" in done.stderr
     assert "DATABASE_DIRECT_URL is no address of a PostgreSQL server" in done.stderr
     assert "hunter2" not in done.stderr
+
+
+@on_postgresql
+def test_a_connection_finds_out_within_a_minute_that_its_peer_is_gone() -> None:
+    connection.ensure_connection()
+    with socket.socket(fileno=os.dup(connection.connection.fileno())) as wire:
+        assert wire.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        asked = [wire.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{name}")) for name in ("IDLE", "INTVL")]
+        count = wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
+        unacknowledged = wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert asked[0] + asked[1] * count <= 60
+    assert 0 < unacknowledged <= 60_000
