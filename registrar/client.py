@@ -1,5 +1,6 @@
 """DingTalk's server API, as far as this service asks: a token, the registered callback, the failed list, instances."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,12 +26,15 @@ from registrar.transport import exchange
 READ_TIMEOUT = 10.0
 # register and update answer only after DingTalk has called our address and judged what it said.
 VALIDATION_TIMEOUT = 20.0
+# What it answers exists nowhere else any more, however slowly it comes.
+FAILED_LIST_TIMEOUT = 60.0
 # How long before its end a token is renewed, in seconds.
 TOKEN_MARGIN = 300.0
 
 LIST_IDS = "/topapi/processinstance/listids"
 LIST_IDS_V1 = "/v1.0/workflow/processes/instanceIds/query"
 IDS_A_PAGE = 20  # DingTalk's most
+INSTANCE = re.compile("实例|审批|流程|instance|process", re.IGNORECASE)
 
 Answer = TypeVar("Answer")
 Field = TypeVar("Field")
@@ -112,7 +116,7 @@ class DingTalkClient:
 
         def ask(token: str) -> str:
             with calling(path):
-                status, body = exchange("GET", self.oapi_url + path, {"access_token": token}, self.timeout)
+                status, body = exchange("GET", self.oapi_url + path, {"access_token": token}, FAILED_LIST_TIMEOUT)
                 # whatever is no refusal may hold entries, and exists nowhere else any more
                 with suppress(BrokenAnswer):
                     decipher(status, body)
@@ -128,8 +132,8 @@ class DingTalkClient:
         try:
             return self._instance(process_instance_id)
         except Refused as error:
-            # Which code an unknown id gets is not documented; the words say it.
-            if "不存在" not in error.words:
+            # Which code an unknown id gets is not documented; the words say it, as they say it of apps and companies.
+            if "不存在" not in error.words or not INSTANCE.search(error.words):
                 raise
             raise InstanceUnknown(error.code, error.words, "DingTalk doesn't know this approval instance") from None
 

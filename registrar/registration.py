@@ -159,7 +159,7 @@ def _look_at_address(url: str, is_restored: bool) -> None:
     try:
         answers = resolve(path).func == resolve(reverse("callback")).func
     except Resolver404:
-        answers = False
+        answers = path.rstrip("/").endswith(reverse("callback").rstrip("/"))  # a proxy may strip what is before it
     if not answers:
         raise _unfit(
             f"this service answers no pushes at {path}", f"end DINGTALK_CALLBACK_URL with {reverse('callback')}"

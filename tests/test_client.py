@@ -19,6 +19,7 @@ from registrar.client import DingTalkClient
 from registrar.instances import old_shape
 from registrar.transport import exchange
 from simulator.server import Options, Simulator
+from tests.listener import Listener
 
 SECRET = "client-secret-k2Lm9QxZ"
 OAPI = "https://oapi.dingtalk.com"
@@ -315,6 +316,31 @@ def test_an_undocumented_code_for_an_unknown_instance_is_known_by_its_words() ->
         )
         with pytest.raises(errors.InstanceUnknown, match="流程实例不存在"):
             DingTalkClient("dingkey", SECRET).process_instance("i-1")
+
+
+@pytest.mark.parametrize("words", ["微应用不存在", "企业不存在或者已经被解散", "企业部门不存在"])
+def test_another_thing_that_does_not_exist_is_no_unknown_instance(words: str) -> None:
+    with responses.RequestsMock() as dingtalk:
+        dingtalk.get(f"{OAPI}/gettoken", json={"errcode": 0, "access_token": "t", "expires_in": 7200})
+        dingtalk.post(f"{OAPI}{OLD_INSTANCE}", json={"errcode": 52019, "errmsg": words})
+        with pytest.raises(errors.Refused, match=words) as caught:
+            DingTalkClient("dingkey", SECRET).process_instance("i-1")
+        assert not isinstance(caught.value, errors.InstanceUnknown)
+
+
+def test_a_failed_list_that_comes_slowly_is_waited_for() -> None:
+    def talk(connection: socket.socket, number: int) -> bool:
+        token, page = b'{"errcode":0,"access_token":"t","expires_in":7200}', b'{"errcode":0,"failed_list":[]}'
+        answer = page if number else token
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer))
+        for part in (answer[:10], answer[10:]) if number else (answer,):
+            time.sleep(0.6 * number)
+            connection.sendall(part)
+        return True
+
+    with Listener(talk) as slow:
+        client = DingTalkClient("dingkey", SECRET, oapi_url=f"http://127.0.0.1:{slow.port}", timeout=0.5)
+        assert json.loads(client.failed_callbacks()) == {"errcode": 0, "failed_list": []}
 
 
 @pytest.mark.parametrize("fault", ["busy", "throttled", "500", "html", "punish", "half", "drop"])

@@ -225,7 +225,14 @@ def test_a_private_address_is_warned_of_where_it_is_taken(simulator: Simulator, 
     assert "71013" in said.err
 
 
-@pytest.mark.parametrize("url", ["https://shop.example/dingtalk/callback/", "http://8.8.8.8:8066/dingtalk/callback"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://shop.example/dingtalk/callback/",
+        "http://8.8.8.8:8066/dingtalk/callback",
+        "https://shop.example/behind/a/proxy/dingtalk/callback/",
+    ],
+)
 def test_a_public_address_is_not_warned_of(simulator: Simulator, settings: Any, url: str) -> None:
     settings.DINGTALK_OAPI_URL = "https://oapi.dingtalk.com"
     assert look(Registration.from_settings(url)) == []
