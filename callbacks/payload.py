@@ -125,16 +125,17 @@ def identity(data: Mapping[str, Any], corp: str, salt: str) -> str:
     """Return what makes two pushes the same event.
 
     An approval's business key, so that a push, its copy in the failed list and a twin under another `eventId` are one;
-    else corp and `eventId`; else a fingerprint, salted where the payload carries no time.
+    else corp, `eventId` and type, as nobody says that an id is of one type only; else a fingerprint, salted where the
+    payload carries no time.
     """
     fields = Fields(data)
     key = _approval_key(fields)
     if key:
         return f"approval:{_digest(key)}"
-    event_id = fields.text("eventId")
+    event_id, kind = fields.text("eventId"), fields.text("EventType")
     if event_id:
-        return f"event-id:{_digest([corp, event_id])}"
-    times = (*_TIMES, "createtime", "finishtime") if fields.text("EventType") in APPROVAL_TYPES else _TIMES
+        return f"event-id:{_digest([corp, event_id, kind])}"
+    times = (*_TIMES, "createtime", "finishtime") if kind in APPROVAL_TYPES else _TIMES
     return f"fingerprint:{_digest([data, '' if fields.text(*times) else salt])}"
 
 

@@ -232,6 +232,7 @@ def test_other_events_go_by_corp_and_event_id() -> None:
     assert same(USER_2023, {**USER_2023, "UserId": ["u2"]})
     assert not same(USER_2023, {**USER_2023, "eventId": "other"})
     assert not same(USER_2023, {**USER_2023, "CorpId": "dingother"})
+    assert not same(USER_2023, {**USER_2023, "EventType": "user_modify_org"})
     assert same({**USER_2026, "eventId": 7}, {**USER_2026, "eventId": "7"})
 
 
