@@ -163,10 +163,10 @@ class EndpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
         given = [name for name in ("secret", "token", "aes_key") if form.cleaned_data[f"new_{name}"]]
         changed = [name for name in form.changed_data if not name.startswith("new_")]
         obj.save(update_fields=[*changed, *given])
-        if obj.enabled and "enabled" in changed:
-            circuit.enable(obj)
-        if not obj.paused and "paused" in changed:
-            circuit.resume(obj)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Leave to the buttons what workers change, too: a page that was open meanwhile would change it back."""
+        return self.readonly_fields if obj is None else (*self.readonly_fields, "enabled", "paused")
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Say nothing of how it goes before it is there."""

@@ -69,9 +69,19 @@ class OwedAdmin(FactAdmin):
         """Tell whether the user may give up deliveries."""
         return bool(request.user.has_perm("callbacks.give_up_delivery"))
 
+    def _is_more_than_shown(self, request: HttpRequest, rows: QuerySet[Any]) -> bool:
+        """Tell whether "select all" means more rows than the page said, and tell the user."""
+        if request.POST.get("select_across") != "1" or not admin_lists.BoundedPaginator(rows, 1).is_cut:
+            return False
+        text = _("These are more than %(count)d rows: choose fewer by a filter, or use `manage.py redeliver`.")
+        self.message_user(request, text % {"count": admin_lists.MOST_COUNTED}, messages.ERROR)
+        return True
+
     @admin.action(description=_("Redeliver"), permissions=["redeliver"])
     def redeliver(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
         """Make the rows' deliveries due again and say how many there are."""
+        if self._is_more_than_shown(request, rows):
+            return
         count = outbox.redeliver(self.deliveries_of(rows))
         logger.info("%s redelivers %d from the admin", request.user.get_username(), count)
         if not count:
@@ -83,6 +93,8 @@ class OwedAdmin(FactAdmin):
     @admin.action(description=_("Give up"), permissions=["give_up"])
     def give_up(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
         """Make the rows' pending deliveries dead, which lets those behind them go, and say how many there are."""
+        if self._is_more_than_shown(request, rows):
+            return
         user = request.user.get_username()
         count = outbox.give_up(self.deliveries_of(rows), by=user)
         logger.info("%s gives up %d from the admin", user, count)

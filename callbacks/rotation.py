@@ -31,7 +31,8 @@ def rotate(endpoint: Endpoint) -> dict[str, str]:
         Endpoint.objects.filter(pk=endpoint.pk).update(**made, paused=True)
         return made
     with transaction.atomic():
-        rows = Endpoint.objects.select_for_update().filter(pk=endpoint.pk)
+        rows = Endpoint.objects.filter(pk=endpoint.pk)
+        rows.select_for_update().values_list("pk").get()
         if is_under_way(endpoint):
             raise RotationUnderWay(
                 "both its secrets sign: drop the previous one first, when its receiver has the new one "

@@ -513,6 +513,20 @@ def test_all_that_a_filtered_list_holds_is_redelivered_at_once(admin_client: Cli
     assert spared.state == "delivered"
 
 
+@pytest.mark.parametrize("action", ["redeliver", "give_up"])
+def test_all_that_is_meant_is_no_more_than_what_was_shown(
+    admin_client: Client, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin_lists, "MOST_COUNTED", 3)
+    rows = [make_delivery(make_event(subject=f"instance:{number}"), attempts=2) for number in range(4)]
+    data = {"action": action, "select_across": "1", "_selected_action": [rows[0].pk]}
+
+    response = admin_client.post(DELIVERIES, data, follow=True)
+
+    assert "超过 3 条" in response.content.decode()
+    assert Delivery.objects.filter(state="pending", attempts=2).count() == 4
+
+
 @pytest.mark.parametrize("address", [EVENTS, DELIVERIES])
 def test_the_button_on_a_page_redelivers_and_leads_back(admin_client: Client, address: str) -> None:
     delivery, other = make_delivery(state="dead"), make_delivery(state="dead")
@@ -537,6 +551,17 @@ def test_what_a_worker_holds_is_left_to_it(admin_client: Client) -> None:
     response = press(admin_client, DELIVERIES, delivery)
 
     assert "正由工作进程处理" in response.content.decode()
+
+
+def test_what_deliveries_hold_is_shown_to_those_who_may_view_deliveries(viewer: Client) -> None:
+    delivery = make_delivery(state="delivered", result={"form": "secret-of-an-approval"})
+    address = f"{EVENTS}{delivery.event_id}/change/"
+    assert "secret-of-an-approval" in page(viewer, address)
+
+    user = User.objects.get(username="viewer")
+    user.user_permissions.remove(Permission.objects.get(codename="view_delivery"))
+
+    assert "secret-of-an-approval" not in page(viewer, address)
 
 
 @pytest.mark.parametrize("address", [EVENTS, DELIVERIES])

@@ -9,6 +9,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils.timezone import now
 
+from callbacks import circuit
 from callbacks.inbox import receive
 from callbacks.models import Delivery, Endpoint
 from tests.owed import carry_due, payload
@@ -186,3 +187,13 @@ def test_who_may_only_look_sees_no_button_and_presses_none(client: Client) -> No
     for verb in ("rotate", "finish", "test", "pause", "resume", "enable", "disable"):
         assert client.post(f"{LIST}{endpoint.pk}/{verb}/").status_code == 403
     assert client.get(f"{LIST}{endpoint.pk}/rotate/").status_code == 405
+
+
+def test_a_page_that_was_open_while_an_endpoint_was_disabled_does_not_enable_it(admin_client: Client) -> None:
+    endpoint = Endpoint.objects.create(name="ERP", url="https://erp.example.com/", format="standard")
+    circuit.disable(endpoint, "answered 410 Gone")
+
+    admin_client.post(f"{LIST}{endpoint.pk}/change/", filled_in(name="renamed"))
+
+    endpoint.refresh_from_db()
+    assert (endpoint.name, endpoint.enabled, endpoint.disabled_because) == ("renamed", False, "answered 410 Gone")

@@ -49,6 +49,14 @@ def test_add_makes_an_endpoint_that_wants_what_was_said_and_tells_what_would_hav
     assert "***" in said.out
 
 
+def test_a_secret_may_come_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a-token-of-theirs\n" + "k" * 42 + "A\n"))
+    given = ("--format", "dingtalk", "--token", "-", "--aes-key", "-")
+    assert endpoint("add", "OA", "http://oa.example.com/", *given).status == 0
+    made = Endpoint.objects.get()
+    assert (made.token, made.aes_key) == ("a-token-of-theirs", "k" * 42 + "A")
+
+
 def test_add_prints_its_secrets_where_it_is_asked_to() -> None:
     told = document(endpoint("add", "OA", "http://oa.example.com/", "--format", "dingtalk", "--reveal", "--json"))
 

@@ -2,12 +2,13 @@
 
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
@@ -18,7 +19,9 @@ from callbacks.fields import Unreadable
 from callbacks.inbox import receive
 from callbacks.keys import new_aes_key, new_token, new_webhook_secret
 from callbacks.models import Delivery, Endpoint
-from tests.owed import carry, carry_due, payload
+from tests.owed import carry, carry_due, in_threads, payload, waiting_for_locks
+from tests.processes import wait_until
+from tests.settings import DATABASE
 from tests.subscriber import Subscriber, sealing, sent
 
 pytestmark = pytest.mark.django_db
@@ -54,6 +57,30 @@ def test_a_secret_that_begins_like_an_encrypted_one_is_encrypted_too(token: str)
     endpoint = made(token=token)
     assert f'"{token}"' not in stored(endpoint)
     assert Endpoint.objects.get().token == token
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(DATABASE != "postgresql", reason="SQLite has no row locks")
+def test_of_two_rotations_at_the_same_time_one_is_refused() -> None:
+    endpoint = made(secret="whsec_known")
+    ready = threading.Event()
+
+    def work(number: int) -> str:
+        if not number:
+            with transaction.atomic():
+                Endpoint.objects.select_for_update().get()
+                ready.set()
+                wait_until(lambda: waiting_for_locks() == 2)
+            return "waited for"
+        assert ready.wait(10)
+        try:
+            rotation.rotate(endpoint)
+        except rotation.RotationUnderWay:
+            return "refused"
+        return "rotated"
+
+    assert sorted(in_threads(3, work)) == ["refused", "rotated", "waited for"]
+    assert "whsec_known" in Endpoint.objects.get().signing_secrets()
 
 
 def test_a_dump_by_django_shows_no_secret_and_can_be_loaded() -> None:

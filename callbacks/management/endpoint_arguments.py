@@ -1,5 +1,6 @@
 """What the verbs of `manage.py endpoint` take."""
 
+import sys
 from argparse import ArgumentParser, ArgumentTypeError
 
 from callbacks import validators
@@ -57,14 +58,19 @@ def fields(parser: ArgumentParser) -> None:
         "--where", action="append", type=_condition, metavar="FIELD=V,…", help="with one of these values; repeatable"
     )
     parser.add_argument("--owner-key", help="dingtalk: the owner key that its receiver knows; default: ours")
-    parser.add_argument("--secret", help="standard: whsec_…; default: a fresh one")
-    parser.add_argument("--token", help="dingtalk: default: a fresh one")
-    parser.add_argument("--aes-key", help="dingtalk: default: a fresh one")
+    asked = "; -: a line of standard input, which no list of processes shows"
+    parser.add_argument("--secret", type=_secret, help=f"standard: whsec_…; default: a fresh one{asked}")
+    parser.add_argument("--token", type=_secret, help=f"dingtalk: default: a fresh one{asked}")
+    parser.add_argument("--aes-key", type=_secret, help=f"dingtalk: default: a fresh one{asked}")
     parser.add_argument("--retry-schedule", type=_seconds, metavar="S,…", help="instead of RETRY_SCHEDULE")
     parser.add_argument("--timeout", type=int, metavar="S", help="seconds a request may take (default 15)")
     parser.add_argument("--concurrency", type=int, metavar="N", help="requests at the same time (default 10)")
     parser.add_argument("--rate", type=int, metavar="N", help="requests a minute; default: any number")
     parser.add_argument("--paused", action="store_true", default=None, help="send nothing before it is resumed")
+
+
+def _secret(text: str) -> str:
+    return sys.stdin.readline().strip() if text == "-" else text
 
 
 def _texts(text: str) -> list[str]:
