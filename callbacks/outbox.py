@@ -27,7 +27,8 @@ from callbacks.settling import deliver, log, settle, start
 
 logger = logging.getLogger(__name__)
 
-CANDIDATES = 100
+# A claim locks so many for each that it may take, at least some: more, and it would keep those from other workers.
+CANDIDATES_EACH, CANDIDATES = 4, 16
 # So often a claim looks for one that need not wait: the other destinations wait meanwhile.
 LOOKS = 3
 OVERDUE = timedelta(seconds=60)
@@ -58,7 +59,7 @@ def _claim(limit: int, destination: str) -> list[Delivery]:
             turn = circuit.turn(destination, limit)
             if not turn.most:
                 break
-            found = _locked_due(turn.order)(destination=destination)
+            found = _locked_due(turn.order, max(CANDIDATES_EACH * turn.most, CANDIDATES))(destination=destination)
             candidates = order.lockable([Candidate(*each) for each in found])
             parked = order.park_later(candidates)
             ready = [each.pk for each in candidates if each.pk not in parked]
@@ -71,12 +72,12 @@ def _claim(limit: int, destination: str) -> list[Delivery]:
 
 
 @cache
-def _locked_due(order: tuple[str, ...]) -> Callable[..., list[tuple[Any, ...]]]:
+def _locked_due(order: tuple[str, ...], most: int) -> Callable[..., list[tuple[Any, ...]]]:
     @select
     def rows() -> QuerySet[Any, Any]:
         due = Delivery.objects.due().filter(destination=slot("destination"))
         locked = due.order_by(*order).select_for_update(skip_locked=True)
-        return locked.values_list(*Candidate._fields)[:CANDIDATES]
+        return locked.values_list(*Candidate._fields)[:most]
 
     return rows
 
