@@ -70,8 +70,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.endpoints", description=__doc__)
     parser.add_argument("--database", choices=["postgresql", "sqlite"], default="postgresql")
     parser.add_argument("--rate", type=float, default=20.0, help="events a second (default 20)")
-    parser.add_argument("--kill-every", type=float, default=5.0, help="seconds (default 5)")
-    parser.add_argument("--rounds", type=int, default=2, help="of the second table (default 2)")
+    parser.add_argument("--kill-every", type=float, default=5.0, help="seconds (default 5); 0: no first table")
+    parser.add_argument("--rounds", type=int, default=2, help="of the second table (default 2); 0: none")
     arguments = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120)
     with databases() as found:
@@ -79,8 +79,8 @@ def main() -> int:
         settings = environment(database, LOG_LEVEL="ERROR", RELAY_BLOCKED_NETWORKS="")
         bench = Bench(arguments.database, database, settings, arguments.rate)
         with web(bench.vendor, settings):
-            well = _killing(console, bench, arguments.kill_every)
-            even = _taking_turns(console, bench, arguments.rounds)
+            well = not arguments.kill_every or _killing(console, bench, arguments.kill_every)
+            even = not arguments.rounds or _taking_turns(console, bench, arguments.rounds)
     return 0 if well and even else 1
 
 
