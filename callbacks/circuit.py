@@ -132,16 +132,18 @@ def answered(endpoint: Endpoint, line: str) -> None:
 
 
 def refused(endpoint: Endpoint, line: str, *, gone: bool = False, rest: timedelta = timedelta(0)) -> None:
-    """Note a refusal: open the circuit after REFUSALS in a row, for REST or longer where it asked for a `rest`.
+    """Note a refusal of what was sent to `endpoint` as it was then.
 
-    Disable the endpoint where it is gone, or has refused everything for ENDPOINT_DISABLE_AFTER.
+    Open the circuit after REFUSALS in a row, for REST or longer where it asked for a `rest`. Disable the endpoint where
+    it is gone, or has refused everything for ENDPOINT_DISABLE_AFTER.
     """
     with transaction.atomic():
         row = _locked(endpoint.destination)
         if row is None or not row[0].enabled:
             return
         known, now = row
-        known.refusals += 1
+        if endpoint.rests_until or not known.rests_until:  # else it was sent before the circuit opened
+            known.refusals += 1
         known.failing_since = known.failing_since or now
         known.last_error = line
         failing_for = now - known.failing_since

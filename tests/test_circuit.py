@@ -1,5 +1,6 @@
 """The circuit: an endpoint that refuses everything is tried now and then, and everything follows once it takes one."""
 
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from callbacks.models import Attempt, Delivery, Endpoint
 from tests.owed import WORKER, carry, carry_due, expire_leases, in_threads, owe
 from tests.processes import database_url
 from tests.settings import DATABASE
-from tests.subscriber import Subscriber, saying, sent
+from tests.subscriber import Answer, Request, Subscriber, saying, sent
 
 pytestmark = pytest.mark.django_db
 committed = pytest.mark.django_db(transaction=True)
@@ -91,6 +92,29 @@ def test_a_probe_is_the_oldest_due_delivery_and_leaves_nothing_but_an_attempt() 
     assert (oldest.state, oldest.attempts, oldest.next_attempt_at) == before
     assert Attempt.objects.filter(delivery=oldest, outcome="failed").count() == 1 + 3
     assert oldest.last_error == "answered 500 Internal Server Error"
+
+
+@committed
+def test_what_was_sent_before_the_circuit_opened_counts_as_no_probe() -> None:
+    count = circuit.REFUSALS + 2 * circuit.TRIES_OF_EACH
+    together = threading.Barrier(count)
+
+    def refuse(request: Request) -> Answer:
+        together.wait(20)
+        return 500, {}, b""
+
+    with Subscriber(refuse) as erp:
+        endpoint = endpoint_at(erp.url, concurrency=100)
+        for _ in range(count):
+            sent(endpoint)
+        under_way = outbox.claim(100)
+        in_threads(count, lambda number: outbox.attempt(under_way[number], WORKER))
+        erp.answer = saying(500)
+        make_due()
+        let_rest_end()
+        (probed,) = carry_due()
+
+    assert probed.pk == under_way[0].pk
 
 
 def test_a_probe_that_is_refused_for_its_own_sake_holds_up_no_other_for_ever() -> None:
