@@ -26,7 +26,6 @@ def in_time(work: Callable[[], Result]) -> Result:
 
     A connection that died since its last use is replaced. Raises django.db.Error where the database can't, or is late.
     """
-    connection.close_if_unusable_or_obsolete()
     with within(ANSWER_WITHIN):
         if connection.connection is not None:
             try:

@@ -264,7 +264,7 @@ def test_postgresql_is_taken_with_its_options(monkeypatch: pytest.MonkeyPatch, s
     database = made["DATABASES"]["default"]
     assert database["ENGINE"] == "callbacks.postgresql"
     assert (database["USER"], database["PASSWORD"], database["HOST"], database["PORT"]) == ("u", "p@ss", "db", 5433)
-    assert database["OPTIONS"] == {"connect_timeout": 2, "sslmode": "require"}
+    assert database["OPTIONS"] == {"connect_timeout": 2, **made["KEEPALIVE"], "sslmode": "require"}
     assert made["ENVIRONMENT_ERRORS"] == []
 
 
