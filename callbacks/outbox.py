@@ -27,8 +27,8 @@ from callbacks.settling import deliver, log, settle, start
 
 logger = logging.getLogger(__name__)
 
-# A claim locks so many for each that it may take, at least some: more, and it would keep those from other workers.
-CANDIDATES_EACH, CANDIDATES = 4, 16
+# A claim locks so many at least, as some may have to wait; more, and it would keep those from other workers.
+CANDIDATES = 16
 # So often a claim looks for one that need not wait: the other destinations wait meanwhile.
 LOOKS = 3
 OVERDUE = timedelta(seconds=60)
@@ -59,7 +59,7 @@ def _claim(limit: int, destination: str) -> list[Delivery]:
             turn = circuit.turn(destination, limit)
             if not turn.most:
                 break
-            found = _locked_due(turn.order, max(CANDIDATES_EACH * turn.most, CANDIDATES))(destination=destination)
+            found = _locked_due(turn.order, max(turn.most, CANDIDATES))(destination=destination)
             candidates = order.lockable([Candidate(*each) for each in found])
             parked = order.park_later(candidates)
             ready = [each.pk for each in candidates if each.pk not in parked]
