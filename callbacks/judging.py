@@ -24,7 +24,6 @@ class Refused(CallbackError):
     """The endpoint did not take the event; the text says what was wrong, in one line."""
 
     gone = False
-    schedule: tuple[int, ...] | None = None  # instead of the endpoint's own
 
     def __init__(self, line: str, later: timedelta | None = None) -> None:
         super().__init__(line)
@@ -39,8 +38,6 @@ class Gone(Refused):
 
 class NotSuccess(Refused):
     """It answered 2xx, and what it said is no sealed answer: retried as DingTalk does."""
-
-    schedule = AS_DINGTALK_RETRIES
 
 
 def judge_status(status: int, headers: Mapping[str, str], now: float) -> None:

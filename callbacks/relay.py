@@ -136,7 +136,7 @@ def _refused(
     line = settling.redact(str(error))[:500]
     if isinstance(error, NotSuccess):
         circuit.answered(endpoint, line)
-        delay = settling.retry_delay(_not_success_in_a_row(delivery), error.schedule or ())
+        delay = settling.retry_delay(_not_success_in_a_row(delivery), judging.AS_DINGTALK_RETRIES)
         settling.fail(delivery, started, delay, line, line, **answered)
         return
     circuit.refused(endpoint, line, gone=error.gone, rest=error.later or timedelta(0))

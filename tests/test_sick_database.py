@@ -27,6 +27,7 @@ from callbacks.models import Delivery, Event
 from simulator.ports import free_port
 from tests.granian import Server, serving
 from tests.granian import test_database_url as database_url
+from tests.owed import waiting_for_locks
 from tests.processes import children, manage, wait_until, web
 from tests.proxy import Proxy
 from tests.pusher import opened, seal_push, send
@@ -307,12 +308,11 @@ def stopped(backend: int) -> Iterator[None]:
 
 @on_postgresql
 def test_a_locked_table_leaves_nobody_waiting_on_the_server() -> None:
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with Crowd() as crowd, psycopg.connect(database_url()) as somebody:
         crowd.stores(0)
         somebody.execute("LOCK TABLE callbacks_delivery IN ACCESS EXCLUSIVE MODE")
         assert all_refused(crowd.pushes(100), within=CROWD_IN_TIME)
-        wait_until(lambda: somebody.execute(waiting).fetchone() == (0,), seconds=2)
+        wait_until(lambda: not waiting_for_locks(), seconds=2)
         somebody.rollback()
         assert push(200).status == 200
         crowd.stores(300)
